@@ -174,6 +174,8 @@ pub mod store {
     pub use crate::store::packs::RebuiltIndex;
     pub use crate::store::pulling::PulledNode;
     pub use crate::store::push_notes::{PushLag, note_push};
+    pub use crate::store::push_plan::{pack_files, push_plan};
+    pub use crate::store::push_state::PushState;
     pub use crate::store::pushing::{NeededBytes, NeededPack, PackedSnapshot};
     pub use crate::store::rebasing::Rebased;
     pub use crate::store::rebuilding::{RebuiltCatalog, rebuild_catalog};

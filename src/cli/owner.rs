@@ -274,6 +274,7 @@ fn target(request: &StoreRequest) -> (&'static str, &'static str) {
         StoreRequest::Import { .. } => ("POST", "/api/v1/images/import"),
         StoreRequest::Gc { .. } => ("POST", "/api/v1/stores/gc"),
         StoreRequest::Ingest { .. } => ("POST", "/api/v1/stores/ingest"),
+        StoreRequest::Push { .. } => ("POST", "/api/v1/stores/push"),
     }
 }
 
@@ -312,6 +313,7 @@ fn ask_server(socket: &Path, store: &Path, request: &StoreRequest) -> Result<Sto
         StoreAnswer::Store(of) => store.clone_into(&mut of.store),
         StoreAnswer::Collected(of) => store.clone_into(&mut of.store),
         StoreAnswer::Ingest(of) => store.clone_into(&mut of.store),
+        StoreAnswer::Push(of) => store.clone_into(&mut of.store),
         StoreAnswer::Node(_)
         | StoreAnswer::Layers(_)
         | StoreAnswer::Removed(_)

@@ -2,6 +2,7 @@
 
 mod check;
 mod of_store;
+mod push;
 
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -68,7 +69,10 @@ JSON keys:
   ingest      store, after_seconds (null: off), paused, queue (layers), layers, bytes, chunks_zero,
               chunks_known, chunks_written, bytes_written
   tier        store, tier (null: none)
-  gc --tier   packs, packs_needed, packs_marked, packs_deleted, bytes_deleted, records_deleted
+  push        store, after_seconds (null: off), paused, rate (bytes a second), queue (snapshots), pushing
+              (null: nothing), snapshots, packs, bytes, bytes_sent, failures, error (null: none), lost (images
+              that another store has taken over), last_success (seconds since 1970), lag_bytes, lag_seconds
+  gc --tier   packs, packs_needed, packs_marked, packs_deleted, bytes_deleted, records_deleted, traces_deleted
   check --tier  images, snapshots, packs, bytes, problems
   gc          store, finished, removed, lost (what was and is in lost/), packs_removed, packs_written,
               bytes_removed, bytes_copied, bytes_needed, bytes_garbage (it stays in packs of which most is
@@ -128,6 +132,8 @@ pub(crate) enum StoreCommand {
         #[arg(long, conflicts_with = "pause")]
         resume: bool,
     },
+    /// Show what comes to the tier without being asked for, while a server has the store
+    Push(push::PushArgs),
     /// Remove what no image or snapshot needs: chunks in packs, and what interrupted commands have left
     /// behind in lost/
     Gc {
@@ -173,6 +179,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         StoreCommand::Ingest { of, pause, resume } => {
             ask(&of, StoreRequest::Ingest { pause: (pause || resume).then_some(pause) })
         }
+        StoreCommand::Push(args) => ask(&args.of, args.request()),
         StoreCommand::Gc { of, grace, tier: true } => tiered::collect(&of.store, grace, of.json),
         StoreCommand::Gc { of, grace, tier: false } => collect(&of, grace, control),
     };
@@ -266,6 +273,7 @@ fn show(answer: &StoreAnswer, as_json: bool) -> Outcome {
         StoreAnswer::Store(of) => as_table(of),
         StoreAnswer::Collected(of) => collected(of),
         StoreAnswer::Ingest(of) => ingested(of),
+        StoreAnswer::Push(of) => push::pushed(of),
         _ => String::new(),
     })
 }

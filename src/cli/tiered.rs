@@ -1,9 +1,6 @@
 //! What commands do with the tier of a store.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -17,21 +14,19 @@ use super::text::{exact_and_human, json, print};
 use super::watched::Watched;
 use crate::config::ControlAddress;
 use crate::daemon::logging::show_warnings;
-use crate::store::catalog::NodeName;
 use crate::store::image_path::ImagePath;
 use crate::store::{
-    MapFiles, NeededBytes, NeededPack, OpenStore, PackedSnapshot, StoreAnswer, StoreError, StoreRequest,
-    note_push, random_uuid, set_tier, tier_of,
+    MapFiles, OpenStore, StoreAnswer, StoreError, StoreRequest, note_push, pack_files, push_plan,
+    random_uuid, set_tier, tier_of,
 };
 use crate::tier::collect::{CollectOptions, CollectedTier, collect_tier};
-use crate::tier::keys::PackKey;
 use crate::tier::own::{Pusher, TakeOver, own};
 use crate::tier::pin::{publish, snapshot};
-use crate::tier::push::{PackSource, PushTo, Pushed, SnapshotPush};
-use crate::tier::records::{NameOwner, RecordPack, RecordRoot, TierSpace};
+use crate::tier::push::{PushTo, Pushed};
+use crate::tier::records::{NameOwner, TierSpace};
 use crate::tier::uri::TierUri;
 use crate::tier::verify::{CheckedTier, check_tier};
-use crate::tier::{ObjectError, Objects, PackBytes, PackUpload, Sent, TierError, begin, run};
+use crate::tier::{ObjectError, Objects, Sent, TierError, begin, run};
 
 /// After which a push that was not finished is given up.
 const EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -85,18 +80,6 @@ pub(super) fn set(
     Ok(print(&if as_json { json(&shown) } else { text }))
 }
 
-/// Packs by their files.
-struct PackFiles(BTreeMap<PackKey, PathBuf>);
-
-impl PackSource for PackFiles {
-    fn open(&self, pack: &PackKey) -> io::Result<Option<Box<dyn PackBytes>>> {
-        // The same pack under a further name is the same file.
-        let first = PackKey { upload: 0, ..*pack };
-        let Some(path) = self.0.get(&first) else { return Ok(None) };
-        Ok(Some(Box::new(PackUpload::new(File::open(path)?)?)))
-    }
-}
-
 /// Shows how far an upload is, and slows it down.
 struct PushLine<'a> {
     line: &'a Watched,
@@ -133,49 +116,6 @@ struct PushJson<'a> {
     bytes_sent: u64,
 }
 
-/// What a pack is called on the tier.
-fn key(of: &PackedSnapshot, pack: &NeededPack) -> PackKey {
-    match pack.from {
-        NeededBytes::Here(_) => PackKey { store: of.store, number: pack.number, upload: 0 },
-        NeededBytes::Tier { store, number, upload, .. } => PackKey { store, number, upload },
-    }
-}
-
-/// The files of packs that this store has written.
-fn files(of: &PackedSnapshot) -> PackFiles {
-    let paths = of.packs.iter().filter_map(|pack| match &pack.from {
-        NeededBytes::Here(path) => Some((key(of, pack), path.clone())),
-        NeededBytes::Tier { .. } => None,
-    });
-    PackFiles(paths.collect())
-}
-
-fn plan(node: &NodeName, of: &PackedSnapshot) -> SnapshotPush {
-    let record = |pack: &NeededPack| RecordPack {
-        footer_offset: pack.footer_offset,
-        chunks: pack.chunks.into(),
-        local: matches!(pack.from, NeededBytes::Tier { .. }).then_some(pack.number),
-        ..RecordPack::new(key(of, pack), pack.bytes)
-    };
-    let root = of.root.as_ref().and_then(|(hash, number, slot)| {
-        let pack = of.packs.iter().find(|pack| pack.number == *number)?;
-        Some(RecordRoot::Node { hash: hash.clone(), pack: key(of, pack), slot: *slot })
-    });
-    let root = root.unwrap_or(RecordRoot::Zeroes);
-    let (chunk_bytes, domain) = (of.chunk_bytes, of.domain);
-    let packs = of.packs.iter().map(record);
-    SnapshotPush {
-        image: node.image.to_string(),
-        snapshot: node.snapshot.as_ref().map(ToString::to_string).unwrap_or_default(),
-        uuid: of.uuid,
-        created_s: of.created_s,
-        size: of.size,
-        space: TierSpace { algorithm: "blake3".to_owned(), chunk_bytes, domain },
-        root,
-        packs: packs.collect(),
-    }
-}
-
 /// Pushes a snapshot. Whatever interrupts it, another time it goes on.
 pub(super) fn push(
     path: &ImagePath,
@@ -186,8 +126,8 @@ pub(super) fn push(
     let place = StorePlace { store: &path.store, control };
     let (objects, who) = (tier(place.store)?, pusher(place)?);
     let packed = owner::look(place, (&path.node, None), |store| store.packed_snapshot(&path.node))?;
-    let plan = plan(&path.node, &packed);
-    let packs = files(&packed);
+    let plan = push_plan(&path.node, &packed);
+    let packs = pack_files(&packed);
     let total = plan.packs.iter().map(|pack| pack.bytes).sum();
     let line = Watched::begin("pushing", &path.store, Some(0))?;
     let (begun, sent, stopped) = (Instant::now(), AtomicU64::new(0), Mutex::new(None));

@@ -18,6 +18,8 @@ use super::uri_parts::{ESCAPED, ExportUriError, boolean, escaped_path, export_si
 /// * `size` (of an overlay): bytes of the disk; by default those of the base
 /// * `ingest`, `ingest-rate` (of a store as a whole): layers come into packs when they have been sealed for
 ///   that long, so many bytes a second. Without `ingest` or with `ingest=off` only when that is asked for
+/// * `push`, `push-rate` (of a store as a whole): snapshots that are in packs come to the store's tier when
+///   they are that old, so many bytes a second. Without `push` or with `push=off` only when that is asked for
 /// * `direct`, `mapped`, `readonly`, `description`: as of `file:`
 /// * `verify`: `first` verifies a chunk of packs as a whole once, and then the pages that are read of it;
 ///   `always` verifies all of it whenever it comes into memory
@@ -43,6 +45,10 @@ pub struct ImageUri {
     pub ingest: Option<Duration>,
     /// Bytes a second of that.
     pub ingest_rate: u64,
+    /// Snapshots come to the store's tier when they are that old; `None`: when it is asked for.
+    pub push: Option<Duration>,
+    /// Bytes a second of that.
+    pub push_rate: u64,
     pub description: Option<String>,
 }
 
@@ -80,6 +86,8 @@ pub enum ImagePlace {
 const TEMPORARY: &str = "temp";
 /// How fast layers come into packs, if nothing is said.
 const INGEST_RATE: u64 = 64 << 20;
+/// How fast snapshots come to a tier, if nothing is said.
+const PUSH_RATE: u64 = 64 << 20;
 const OFF: &str = "off";
 
 impl ImageUri {
@@ -106,8 +114,8 @@ impl ImageUri {
         };
         let overlay = Self::at(place, query)?;
         let has_nothing = overlay.base.is_none() && overlay.size.is_none();
-        // What only one image has is not worth being cut into chunks.
-        if query.split('&').any(|pair| pair.starts_with("ingest")) {
+        // What only one image has is not worth being cut into chunks, and a tier has chunks.
+        if query.split('&').any(|pair| pair.starts_with("ingest") || pair.starts_with("push")) {
             return Err(ExportUriError::UnknownImageParameter(query.to_owned()));
         }
         match overlay.place == ImagePlace::Temporary && has_nothing {
@@ -127,6 +135,8 @@ impl ImageUri {
             read_only: false,
             ingest: None,
             ingest_rate: INGEST_RATE,
+            push: None,
+            push_rate: PUSH_RATE,
             description: None,
         };
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
@@ -139,8 +149,10 @@ impl ImageUri {
                 "mapped" => overlay.mapped = boolean(name, value)?,
                 "verify" => overlay.verify = verification(value).ok_or_else(unknown)?,
                 "readonly" => overlay.read_only = boolean(name, value)?,
-                "ingest" => overlay.ingest = ingest(value)?,
+                "ingest" => overlay.ingest = time_or_off(value)?,
                 "ingest-rate" => overlay.ingest_rate = export_size(value)?,
+                "push" => overlay.push = time_or_off(value)?,
+                "push-rate" => overlay.push_rate = export_size(value)?,
                 "description" => {
                     let text = percent_decode_str(value).decode_utf8();
                     overlay.description =
@@ -185,7 +197,7 @@ fn verification(text: &str) -> Option<VerifyChunks> {
     }
 }
 
-fn ingest(text: &str) -> Result<Option<Duration>, ExportUriError> {
+fn time_or_off(text: &str) -> Result<Option<Duration>, ExportUriError> {
     let text = percent_decode_str(text).decode_utf8_lossy();
     if text == OFF { Ok(None) } else { Ok(Some(parse_duration(&text)?)) }
 }
@@ -237,12 +249,17 @@ impl Display for ImageUri {
                 parameters.push(name.to_owned());
             }
         }
-        if let Some(time) = self.ingest {
-            let time = humantime::format_duration(time).to_string().replace(' ', "");
-            parameters.push(format!("ingest={time}"));
-        }
-        if self.ingest_rate != INGEST_RATE {
-            parameters.push(format!("ingest-rate={}", Size(self.ingest_rate)));
+        for (name, time, rate, usual_rate) in [
+            ("ingest", self.ingest, self.ingest_rate, INGEST_RATE),
+            ("push", self.push, self.push_rate, PUSH_RATE),
+        ] {
+            if let Some(time) = time {
+                let time = humantime::format_duration(time).to_string().replace(' ', "");
+                parameters.push(format!("{name}={time}"));
+            }
+            if rate != usual_rate {
+                parameters.push(format!("{name}-rate={}", Size(rate)));
+            }
         }
         if let Some(description) = &self.description {
             parameters.push(format!("description={}", percent_encode(description.as_bytes(), ESCAPED)));
@@ -282,6 +299,8 @@ mod tests {
             "store:vm1@monday?direct=true",
             "store:/srv/store?verify=always&readonly=true",
             "store:/srv/store?ingest=1m30s&ingest-rate=10M",
+            "store:/srv/store?ingest=1h&push=1h&push-rate=10M",
+            "store:/srv/store?push=0s",
         ] {
             let overlay = read(text);
             assert_eq!(ExportUri::Image(Box::new(overlay)).to_string(), text);
@@ -289,7 +308,7 @@ mod tests {
         let mut relative = read("overlay:temp?base=nbd+unix:///a?socket=b");
         relative.make_relative_to(Path::new("/etc"));
         assert_eq!(relative, read("overlay:temp?base=nbd+unix:///a%3Fsocket=/etc/b"));
-        assert_eq!(read("store:a?ingest=off"), read("store:a"));
+        assert_eq!(read("store:a?ingest=off&push=off"), read("store:a"));
         assert_eq!(read("overlay:temp?base=file:a").base.unwrap(), BasePlace::File("a".into()));
         assert_eq!(read("store:a/b?verify=first").verify, VerifyChunks::First);
         assert_eq!(read("overlay:temp?base=a&size=1M").size, Some(1 << 20));
@@ -312,6 +331,9 @@ mod tests {
             "store:a/b?verify",
             "store:a?ingest=soon",
             "store:a?ingest-rate=0",
+            "store:a?push=soon",
+            "store:a?push-rate=0",
+            "overlay:x?size=1M&push=1h",
             "overlay:x?size=1M&ingest=1h",
         ] {
             assert!(text.parse::<ExportUri>().is_err(), "{text}");

@@ -36,7 +36,7 @@ pub enum ExportUriError {
     #[error("parameter {name}: \"{value}\" is neither true nor false")]
     NotABoolean { name: String, value: String },
     #[error(
-        "\"{0}\" is not a parameter of images: use direct=, mapped=, verify=first or verify=always, readonly= or description=, base= or size= of overlays, and ingest= or ingest-rate= of stores"
+        "\"{0}\" is not a parameter of images: use direct=, mapped=, verify=first or verify=always, readonly= or description=, base= or size= of overlays, and ingest=, ingest-rate=, push= or push-rate= of stores"
     )]
     UnknownImageParameter(String),
     #[error("name the directory of the store and an image in it, as in store:/srv/store/vm1")]

@@ -206,8 +206,9 @@ const HOSTILE: &[c_long] = &[
 ];
 
 /// What the thread of a store makes, looks at and copies below its directory, where Landlock leaves it to.
+/// The last is the lock of a tier that is a directory.
 const OF_STORES: &[c_long] =
-    &[libc::SYS_openat2, libc::SYS_mkdirat, libc::SYS_statfs, libc::SYS_copy_file_range];
+    &[libc::SYS_openat2, libc::SYS_mkdirat, libc::SYS_statfs, libc::SYS_copy_file_range, libc::SYS_flock];
 
 /// What connecting to another server takes, beside what is allowed anyway.
 /// The last is how the C library asks for the addresses of a host.

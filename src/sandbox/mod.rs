@@ -52,6 +52,9 @@
 //! goes. If the tier is in a bucket, one of them connects, and all threads may make sockets. Names of hosts
 //! are looked up there: the first time before the filter, so that the C library has loaded what that takes.
 //!
+//! A store that pushes snapshots to its tier has one more such thread. It reads packs, notes in the store
+//! what was pushed, and writes to the tier: by connections of its own, or to the directory that the tier is.
+//!
 //! A server with a control socket or a configuration file has a broker beside it (`daemon/broker`). The
 //! broker is not confined. It opens files for the server by rules that were fixed before: files beside the
 //! exports at worst. It also starts the commands of exports, which are not confined either: they may do what

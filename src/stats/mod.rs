@@ -21,6 +21,7 @@ mod snapshots;
 mod tiers;
 mod tls;
 mod totals;
+mod uploads;
 
 pub(crate) use errors::ErrorCounts;
 pub use heat::{HEAT_ROWS, add_heat, heat_row_start_ns};
@@ -34,6 +35,7 @@ pub(crate) use snapshots::{SnapshotOutcome, SnapshotStats};
 pub(crate) use tiers::TierStats;
 pub(crate) use tls::TlsCounts;
 pub(crate) use tls::TlsFailure;
+pub(crate) use uploads::UploadStats;
 
 pub(crate) use totals::{CommandTotals, Totals};
 

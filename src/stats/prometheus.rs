@@ -9,7 +9,8 @@ use super::remote::{RemoteExportFacts, remotes};
 use super::tiers::tiers;
 use super::tls::{TLS_CIPHERS, TlsClients, TlsFailure};
 use super::totals::{CommandTotals, ExportTotals, Totals};
-use super::{Gauges, PackStats, Phase, SnapshotOutcome, SnapshotStats, TierStats};
+use super::uploads::uploads;
+use super::{Gauges, PackStats, Phase, SnapshotOutcome, SnapshotStats, TierStats, UploadStats};
 use crate::block::{BlockError, CommandKind};
 
 /// What is told of an export beside its statistics.
@@ -59,6 +60,8 @@ pub(crate) struct StoreFacts<'a> {
     pub packs: PackStats,
     /// Of a store that has packs on tiers.
     pub tier: Option<TierStats>,
+    /// Of a store that brings snapshots to its tier by itself.
+    pub uploads: Option<UploadStats>,
 }
 
 /// Everything that metrics are made of.
@@ -257,6 +260,8 @@ fn snapshots(page: &mut Page, stores: &[StoreFacts<'_>]) {
     page.values("ringnbd_store_failed_reads_total", "counter", help, "store", values);
     let with_tiers = stores.iter().filter_map(|store| Some((store.label.as_str(), store.tier?)));
     tiers(page, &with_tiers.collect::<Vec<_>>());
+    let pushing = stores.iter().filter_map(|store| Some((store.label.as_str(), store.uploads.as_ref()?)));
+    uploads(page, &pushing.collect::<Vec<_>>());
 }
 
 fn packs(page: &mut Page, stores: &[StoreFacts<'_>]) {
@@ -477,6 +482,12 @@ mod tests {
             packs,
             failed_reads: 3,
             tier: None,
+            uploads: Some(UploadStats {
+                pushed: 4,
+                requests: vec![("put", "throttled", 6)],
+                lag_s: 11,
+                ..UploadStats::default()
+            }),
         }];
         let metrics = Metrics {
             exports: &exports,
@@ -572,6 +583,21 @@ mod tests {
             assert!(text.contains(&line), "{line}{text}");
         }
         assert!(!page_of(Format::Prometheus, false).contains("_store_"), "a server without stores");
+    }
+
+    #[test]
+    fn what_comes_to_a_tier_is_told_by_store() {
+        let text = page(Format::Prometheus);
+        let store = r#"store="/srv/\"s\"""#;
+        for line in [
+            format!("ringnbd_tier_pushes_total{{{store},outcome=\"pushed\"}} 4\n"),
+            format!("ringnbd_tier_requests_total{{{store},kind=\"put\",outcome=\"throttled\"}} 6\n"),
+            format!("ringnbd_tier_lag_seconds{{{store}}} 11\n"),
+            format!("ringnbd_tier_push_lost_images{{{store}}} 0\n"),
+        ] {
+            assert!(text.contains(&line), "{line}{text}");
+        }
+        assert!(!text.contains("ringnbd_tier_fetches"), "it has nothing of a tier");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use super::foreign::{PartialPack, RangeSource, SourceError, open_source};
 use super::manifest::ManifestEntry;
 use super::maps::LayerMaps;
 use super::open_store::OpenStore;
+use crate::tier::keys::boot_trace;
 
 /// The version of lists that this program knows.
 const VERSION: u32 = 1;
@@ -44,10 +45,6 @@ pub struct TracedPack {
     pub ranges: Vec<(u64, u64)>,
 }
 
-fn key(snapshot: Uuid) -> String {
-    format!("boot-traces/{}.json", snapshot.simple())
-}
-
 /// Ranges that are close to each other become one.
 fn joined(ranges: &[(u64, u64)], gap: u64) -> Vec<(u64, u64)> {
     let mut all: Vec<(u64, u64)> = Vec::new();
@@ -69,7 +66,7 @@ impl BootTrace {
 
     /// What a tier has of a snapshot. A clone is made without it if that cannot be read.
     pub(super) fn look_up(source: &dyn RangeSource, snapshot: Uuid) -> Option<Self> {
-        let read = source.read_object(&key(snapshot)).map_err(|error| match error {
+        let read = source.read_object(&boot_trace(snapshot)).map_err(|error| match error {
             SourceError::Missing(_) => None,
             error => Some(error.to_string()),
         });
@@ -141,7 +138,7 @@ impl<M: LayerMaps> OpenStore<M> {
         }
         let source = open_source(&address).map_err(StoreError::Tier)?;
         let text = serde_json::to_vec(&trace).unwrap_or_default();
-        let written = source.write_object(&key(trace.snapshot), &text);
+        let written = source.write_object(&boot_trace(trace.snapshot), &text);
         written.map_err(|error| StoreError::Tier(error.to_string()))?;
         Ok(trace)
     }

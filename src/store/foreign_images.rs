@@ -9,7 +9,10 @@ use super::foreign::{ForeignPacks, RangeSource, TierLimits, TierSources, is_of_n
 use super::layer_place::LayerPlace;
 use super::maps::{LayerDescription, LayerMaps};
 use super::open_store::{OpenStore, now_s, random_uuid};
+use super::push_notes::note_push;
 use super::tier_record::TierSnapshot;
+use super::tier_setting::tier_of;
+use crate::tier::uri::TierUri;
 
 impl<M: LayerMaps> OpenStore<M> {
     /// Where bytes come from that other stores have written.
@@ -112,7 +115,25 @@ impl<M: LayerMaps> OpenStore<M> {
         if is_new {
             self.open_tiers()?;
         }
-        names.iter().try_for_each(|name| self.clone_foreign(name, &snapshot))
+        for name in names {
+            self.clone_foreign(name, &snapshot)?;
+            self.note_clone(name, from);
+        }
+        Ok(())
+    }
+
+    /// What an image began as is on the tier, if that is the store's own: nobody has to push it there.
+    fn note_clone(&self, name: &StoreName, from: &TierSnapshot) {
+        let same = |address: String| address.parse().ok() == from.address.parse::<TierUri>().ok();
+        if !tier_of(self.path()).ok().flatten().is_some_and(same) {
+            return;
+        }
+        let rows = self.view().ok().and_then(|view| Some(view.snapshots_of(view.image(name)?.id)));
+        for row in rows.unwrap_or_default() {
+            if let Err(error) = note_push(self.path(), row.id.0, now_s()) {
+                tracing::warn!(image = %name, %error, "`image ls` does not show that it is on the tier");
+            }
+        }
     }
 
     /// The layer has no blocks of its own: all that is read of it is in packs.

@@ -27,7 +27,7 @@ pub(super) struct PushNotes {
 }
 
 /// How far an image is ahead of its latest snapshot on the tier.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PushLag {
     /// What its layers have taken since, and what is new in packs: an estimate.
     pub bytes: u64,

@@ -1,6 +1,7 @@
 //! What can be asked of a store, and the answers. They are the same for a command that has the store open
 //! itself, and for one that asks the server which has it open.
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -13,6 +14,7 @@ use super::describe::{NodeDescription, NodeDescriptions, StoreDescription};
 use super::error::StoreError;
 use super::maps::LayerMaps;
 use super::open_store::{OpenStore, Released};
+use super::push_state::PushState;
 use super::rebasing::Rebased;
 use super::tier_record::TierSnapshot;
 
@@ -111,6 +113,13 @@ pub enum StoreRequest {
         #[serde(default)]
         pause: Option<bool>,
     },
+    /// What comes to the tier without being asked for: the same, and bytes a second from now on.
+    Push {
+        #[serde(default)]
+        pause: Option<bool>,
+        #[serde(default)]
+        rate: Option<NonZeroU64>,
+    },
     /// Removes what was lost for so many seconds, and what nothing needs of packs. It takes its time: whoever
     /// asks a server is told how far it is, and asks again.
     Gc {
@@ -143,6 +152,7 @@ pub enum StoreAnswer {
     Collected(CollectedLost),
     Checkpoint(CheckpointProgress),
     Ingest(IngestState),
+    Push(PushState),
 }
 
 /// What was removed. Its keys are part of the interface.
@@ -216,6 +226,7 @@ impl StoreRequest {
             | Self::Snapshot { .. }
             | Self::Checkpoint { .. }
             | Self::Ingest { .. }
+            | Self::Push { .. }
             | Self::Clone { .. }
             | Self::CloneFromTier { .. }
             | Self::Rename { .. }
@@ -243,6 +254,7 @@ impl StoreRequest {
             Self::Store => from_value(json).map(StoreAnswer::Store),
             Self::Gc { .. } => from_value(json).map(StoreAnswer::Collected),
             Self::Ingest { .. } => from_value(json).map(StoreAnswer::Ingest),
+            Self::Push { .. } => from_value(json).map(StoreAnswer::Push),
             Self::Checkpoint { .. } => from_value(json).map(StoreAnswer::Checkpoint),
             Self::Images
             | Self::Create { .. }
@@ -286,9 +298,8 @@ impl<M: LayerMaps> OpenStore<M> {
                 let of = self.describe_some(&[node(&to.image)])?;
                 return Ok(StoreAnswer::RolledBack(RolledBack { of, layers, bytes }));
             }
-            StoreRequest::Flatten { .. } | StoreRequest::Ingest { .. } => {
-                return Err(StoreError::NeedsServer);
-            }
+            StoreRequest::Flatten { .. } => return Err(StoreError::NeedsServer),
+            StoreRequest::Ingest { .. } | StoreRequest::Push { .. } => return Err(StoreError::NeedsServer),
             StoreRequest::Rebase { image, base, is_unsafe } => {
                 let rebased = self.rebase(image, base.clone(), *is_unsafe)?;
                 let of = self.describe_some(&[node(image)])?;
@@ -393,7 +404,11 @@ impl<M: LayerMaps> OpenStore<M> {
     }
 
     /// The rows of one or two snapshots. An image has a layer that may be written.
-    fn told(&self, node: &NodeName, other: Option<&NodeName>) -> Result<CatalogExcerpt, StoreError> {
+    pub(super) fn told(
+        &self,
+        node: &NodeName,
+        other: Option<&NodeName>,
+    ) -> Result<CatalogExcerpt, StoreError> {
         let nodes: Vec<&NodeName> = std::iter::once(node).chain(other).collect();
         let told = catalog::excerpt(self.view()?, self.header(), &self.anchors, &nodes)?;
         match nodes.iter().find(|node| node.snapshot.is_none()) {

@@ -38,6 +38,7 @@ pub struct CollectedTier {
     pub packs_deleted: u64,
     pub bytes_deleted: u64,
     pub records_deleted: u64,
+    pub traces_deleted: u64,
 }
 
 /// All that names packs.
@@ -45,6 +46,8 @@ pub struct CollectedTier {
 struct Needed {
     packs: BTreeSet<PackKey>,
     records: Vec<SeenRecord>,
+    /// By their own uuids.
+    snapshots: BTreeSet<Uuid>,
 }
 
 /// Of a record, what says whether it goes. A tier has millions of them.
@@ -72,6 +75,7 @@ pub async fn collect_tier(
             sizes.insert(key, found.bytes);
         }
     }
+    let traces = patiently(objects, || objects.list(keys::BOOT_TRACES)).await?;
     let needed = needed(objects).await?;
     collected.packs = sizes.len() as u64;
     collected.packs_needed = sizes.keys().filter(|key| needed.packs.contains(key)).count() as u64;
@@ -103,6 +107,14 @@ pub async fn collect_tier(
         }
     }
     expire(objects, &needed.records, options.expiry_s, &mut collected).await?;
+    // They are hints: one that goes too early, because a listing was late, costs a boot some time.
+    for found in &traces {
+        let snapshot = keys::of_boot_trace(&found.key);
+        if snapshot.is_some_and(|snapshot| !needed.snapshots.contains(&snapshot)) {
+            patiently(objects, || objects.delete(&found.key)).await?;
+            collected.traces_deleted += 1;
+        }
+    }
     Ok(collected)
 }
 
@@ -159,8 +171,9 @@ async fn needed(objects: &dyn Objects) -> Result<Needed, TierError> {
     let found = patiently(objects, || objects.list(keys::IMAGES)).await?;
     let records = found.iter().map(|found| &found.key).filter(|key| keys::of_record(key).is_some());
     each::<PushRecord>(objects, records, |_, record| {
-        let PushRecord { id, image, snapshot, pushed_s, .. } = record;
+        let PushRecord { id, image, snapshot, pushed_s, uuid, .. } = record;
         let mut needed = locked(&needed);
+        needed.snapshots.insert(uuid);
         needed.packs.extend(record.packs.iter().map(|pack| pack.key));
         needed.records.push(SeenRecord { id, image, snapshot, pushed_s });
     })
@@ -173,7 +186,9 @@ async fn needed(objects: &dyn Objects) -> Result<Needed, TierError> {
     let found = patiently(objects, || objects.list(keys::PUBLISHED)).await?;
     each::<Published>(objects, found.iter().map(|found| &found.key), |_, published| {
         let packs = published.record.iter().flat_map(|record| &record.packs);
-        locked(&needed).packs.extend(packs.map(|pack| pack.key));
+        let mut needed = locked(&needed);
+        needed.packs.extend(packs.map(|pack| pack.key));
+        needed.snapshots.extend(published.record.iter().map(|record| record.uuid));
     })
     .await?;
     Ok(needed.into_inner().unwrap_or_else(PoisonError::into_inner))

@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{CWD, FlockOperation, Mode, flock, mkdirat};
+use rustix::io::Errno;
 
 use super::objects::{
     ObjectError, ObjectFuture, ObjectMeta, ObjectVersion, Objects, PackBytes, PutIf, Sent, TierObject,
@@ -24,6 +25,8 @@ const NEW: &str = ".new-";
 const LOCK: &str = ".lock";
 /// Bytes that are copied at once.
 const PIECE: usize = 1 << 20;
+/// After which a pause is looked at again.
+const SLICE: Duration = Duration::from_millis(100);
 
 /// A directory with objects.
 #[derive(Debug)]
@@ -44,6 +47,19 @@ fn failure(key: &str) -> impl Fn(io::Error) -> ObjectError {
     }
 }
 
+/// As `create_dir_all`, by a call that a confined server may make.
+fn make_directories(path: &Path) -> io::Result<()> {
+    match mkdirat(CWD, path, Mode::RWXU | Mode::RWXG | Mode::RWXO) {
+        Ok(()) => Ok(()),
+        Err(Errno::NOENT) => {
+            make_directories(path.parent().ok_or(io::ErrorKind::NotFound)?)?;
+            make_directories(path)
+        }
+        Err(_) if path.is_dir() => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// What no other state of the file has: each is a file of its own.
 fn version_of(file: &File) -> io::Result<ObjectVersion> {
     let found = file.metadata()?;
@@ -55,7 +71,7 @@ impl DirectoryObjects {
     /// # Errors
     /// The directory cannot be made.
     pub fn new(root: &Path) -> Result<Self, ObjectError> {
-        let made = fs::create_dir_all(root);
+        let made = make_directories(root);
         made.map_err(|error| ObjectError::Other { key: root.display().to_string(), why: error.to_string() })?;
         Ok(Self { root: root.to_owned(), made: AtomicU64::new(0) })
     }
@@ -68,7 +84,7 @@ impl DirectoryObjects {
     fn new_file(&self, key: &str) -> io::Result<(PathBuf, PathBuf, File)> {
         let path = self.path(key);
         let parent = path.parent().unwrap_or(&self.root).to_owned();
-        fs::create_dir_all(&parent)?;
+        make_directories(&parent)?;
         let number = self.made.fetch_add(1, Ordering::Relaxed);
         let new = parent.join(format!("{NEW}{}-{number}", std::process::id()));
         let file = File::create(&new)?;
@@ -154,7 +170,12 @@ impl DirectoryObjects {
                 from.read(at, &mut piece[..count]).map_err(failure(key))?;
                 file.write_all(&piece[..count]).map_err(failure(key))?;
                 at += count as u64;
-                std::thread::sleep(sent.sent(count as u64)?);
+                let mut pause = sent.sent(count as u64)?;
+                // Whoever has set the pause may end it.
+                while !pause.is_zero() {
+                    std::thread::sleep(pause.min(SLICE));
+                    pause = sent.sent(0)?;
+                }
             }
             Ok(())
         })

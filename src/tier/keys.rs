@@ -10,6 +10,7 @@ pub const IMAGES: &str = "images/";
 pub const HOLDS: &str = "holds/";
 pub const TRASH: &str = "trash/";
 pub const PUBLISHED: &str = "publish/";
+pub const BOOT_TRACES: &str = "boot-traces/";
 
 /// A pack as an object. Numbers of packs are of the store that wrote them, and are never used again; nor is a
 /// name of a pack that was deleted. The same pack that comes again is a further upload.
@@ -113,6 +114,19 @@ pub fn published(name: &str) -> String {
     format!("{PUBLISHED}{name}.json")
 }
 
+/// What boots of a snapshot have read, by the snapshot's own uuid.
+#[must_use]
+pub fn boot_trace(snapshot: Uuid) -> String {
+    format!("{BOOT_TRACES}{}.json", snapshot.simple())
+}
+
+/// The snapshot of the key of a trace.
+#[must_use]
+pub fn of_boot_trace(key: &str) -> Option<Uuid> {
+    let found = Uuid::try_parse(key.strip_prefix(BOOT_TRACES)?.strip_suffix(".json")?).ok()?;
+    (boot_trace(found) == key).then_some(found)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +143,8 @@ mod tests {
         assert_eq!(of_record(&record("vm1.a", id)), Some(("vm1.a", id)));
         assert_eq!(of_record(&owner("vm1")), None);
         assert_eq!(of_owner(&owner("vm1")), Some("vm1"));
+        assert_eq!(of_boot_trace(&boot_trace(id)), Some(id));
+        assert_eq!(of_boot_trace(&format!("boot-traces/{id}.json")), None, "another spelling");
     }
 
     /// Whoever else writes into the bucket must not have a pack deleted under two names.

@@ -37,6 +37,7 @@ mod bug;
 mod change;
 mod client;
 pub mod collect;
+mod counted;
 mod directory;
 mod error;
 pub mod keys;
@@ -62,10 +63,11 @@ pub mod verify;
 mod waiting;
 
 pub use client::TierClient;
+pub use counted::{CountedObjects, ObjectCounts};
 pub use directory::DirectoryObjects;
 pub use error::TierError;
 pub use objects::{
     ObjectError, ObjectFuture, ObjectMeta, ObjectVersion, Objects, PackBytes, PackUpload, PutIf, Sent,
     TierObject,
 };
-pub use waiting::run;
+pub use waiting::{TierWaiting, run, spread};

@@ -68,6 +68,35 @@ enum PushEnding {
     Again,
 }
 
+/// The record of a snapshot, by its image, its name and its uuid, if it is in the tier. The name is taken for
+/// this store if nobody has it: whoever may not push learns it before anything is prepared.
+///
+/// # Errors
+/// Another store has the name; another snapshot is there under it; the object store's.
+pub async fn find_pushed(
+    objects: &dyn Objects,
+    who: &Pusher,
+    of: (&str, &str, Uuid),
+) -> Result<Option<Uuid>, TierError> {
+    checked(of.1)?;
+    let owner = own(objects, who, of.0, TakeOver::No).await?;
+    listed(objects, &owner, of).await
+}
+
+/// What is there under this name: the same, nothing, or an error.
+async fn listed(
+    objects: &dyn Objects,
+    owner: &NameOwner,
+    (image, snapshot, uuid): (&str, &str, Uuid),
+) -> Result<Option<Uuid>, TierError> {
+    let Some(id) = owner.snapshots.get(snapshot).copied() else { return Ok(None) };
+    let record: Option<PushRecord> = read(objects, &keys::record(image, id)).await?;
+    match record {
+        Some(record) if record.uuid == uuid => Ok(Some(id)),
+        _ => Err(TierError::OtherSnapshot { image: image.to_owned(), snapshot: snapshot.to_owned() }),
+    }
+}
+
 impl PushTo<'_> {
     /// Pushes a snapshot. Once this has its result, it is safe in the tier. What was interrupted goes on when
     /// it is pushed again: packs that are there are not uploaded again.
@@ -80,8 +109,8 @@ impl PushTo<'_> {
         let mut names = BTreeMap::new();
         for _ in 0..BEGINNINGS {
             let owner = own(self.objects, self.who, &of.image, TakeOver::No).await?;
-            if let Some(record) = owner.snapshots.get(&of.snapshot) {
-                return self.same(of, *record).await;
+            if let Some(record) = listed(self.objects, &owner, (&of.image, &of.snapshot, of.uuid)).await? {
+                return Ok(Pushed { record, was_there: true });
             }
             if owner.snapshots.len() >= MOST_SNAPSHOTS {
                 return Err(TierError::Full(of.image.clone()));
@@ -108,15 +137,6 @@ impl PushTo<'_> {
         let key = keys::record(&record.image, record.id);
         if let Err(error) = self.objects.delete(&key).await {
             tracing::debug!(%error, "a record of a push that was begun anew stays");
-        }
-    }
-
-    /// What is there under this name: the same, or an error.
-    async fn same(&self, of: &SnapshotPush, id: Uuid) -> Result<Pushed, TierError> {
-        let record: Option<PushRecord> = read(self.objects, &keys::record(&of.image, id)).await?;
-        match record {
-            Some(record) if record.uuid == of.uuid => Ok(Pushed { record: id, was_there: true }),
-            _ => Err(TierError::OtherSnapshot { image: of.image.clone(), snapshot: of.snapshot.clone() }),
         }
     }
 

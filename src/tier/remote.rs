@@ -18,6 +18,7 @@ use super::objects::{
 };
 use super::records::MOST_BYTES;
 use super::uri::{S3Place, TierUriError};
+use super::waiting::spread;
 
 /// Bytes of a part of an upload. A larger object has several, and at most 10,000 of them are possible.
 const PART: u64 = 8 << 20;
@@ -287,7 +288,7 @@ impl Objects for RemoteObjects {
 
     fn wait<'a>(&'a self, time: Duration) -> ObjectFuture<'a, ()> {
         Box::pin(async move {
-            tokio::time::sleep(time).await;
+            tokio::time::sleep(spread(time)).await;
             Ok(())
         })
     }

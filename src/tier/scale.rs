@@ -322,7 +322,7 @@ fn a_collection_reads_each_record_once_and_asks_for_packs_only_that_nothing_need
         push(&objects, &snapshot(image, 100 * image..100 * image + 5));
         push(&objects, &snapshot(image, 100 * image..100 * image + 6));
     }
-    let lists = 5;
+    let lists = 6;
     assert_eq!(collect(&objects), Requests { gets: 40, lists, ..Requests::default() });
     // Owners are read when a record may be too old to be of a push that goes on.
     objects.ahead_s = 1000;
@@ -346,6 +346,34 @@ fn a_collection_reads_each_record_once_and_asks_for_packs_only_that_nothing_need
     );
 }
 
+/// What boots have read of a snapshot is of no use without it, and costs one listing.
+#[test]
+fn a_trace_goes_with_its_snapshot() {
+    let (_directory, mut objects) = tier();
+    for image in 0..2 {
+        push(&objects, &snapshot(image, 100 * image..100 * image + 5));
+    }
+    let traces = [0, 1].map(|image| keys::boot_trace(snapshot(image, 100 * image..100 * image + 5).uuid));
+    let put = |key| run(async { Ok(objects.inner.put(key, b"{}".to_vec(), PutIf::Absent).await?) });
+    traces.iter().map(String::as_str).chain(["boot-traces/nobody's"]).for_each(|key| put(key).unwrap());
+    collect(&objects);
+    let there = |objects: &Counting| {
+        let listed = run(async { Ok(objects.inner.list(keys::BOOT_TRACES).await?) }).unwrap();
+        listed.into_iter().map(|found| found.key).collect::<Vec<_>>()
+    };
+    assert_eq!(there(&objects).len(), 3);
+    let who = Pusher { store: STORE, host: "here".to_owned() };
+    run(forget(&objects, &who, "vm0", "s5")).unwrap();
+    let mut deleted = 0;
+    for _ in 0..4 {
+        deleted +=
+            run(collect_tier(&objects, CollectOptions { grace_s: 1, expiry_s: 1 })).unwrap().traces_deleted;
+        objects.ahead_s += 100_000;
+    }
+    let stay = there(&objects);
+    assert!(deleted == 1 && stay.len() == 2 && stay.contains(&traces[1]), "{stay:?}");
+}
+
 /// With `RINGNBD_TIER_IMAGES=20000` it prints what the page of the guide says.
 #[test]
 fn a_collection_of_many_images_asks_as_often_as_the_guide_says() {
@@ -361,7 +389,7 @@ fn a_collection_of_many_images_asks_as_often_as_the_guide_says() {
     );
     let packs = images * MadeUp::OWN_PACKS + MadeUp::SHARED_PACKS;
     assert_eq!((collected.packs, collected.packs_needed, collected.packs_marked), (packs, packs, 0));
-    let listed = [packs, images * (1 + MadeUp::SNAPSHOTS), 0, 0, 0];
+    let listed = [packs, images * (1 + MadeUp::SNAPSHOTS), 0, 0, 0, 0];
     let lists = listed.iter().map(|objects| objects.div_ceil(MadeUp::PAGE).max(1)).sum();
     let gets = images * MadeUp::SNAPSHOTS + images;
     assert_eq!(*objects.asked.lock().unwrap(), Requests { gets, lists, ..Requests::default() });

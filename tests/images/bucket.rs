@@ -103,6 +103,8 @@ const FAULTS: [ProxyFault; 7] = [
 pub(super) struct ProxyCounts {
     pub(super) requests: AtomicU64,
     pub(super) pack_bytes: AtomicU64,
+    /// Paths of packs that were uploaded, each time.
+    pub(super) uploads: Mutex<Vec<String>>,
     by_fault: Mutex<Vec<ProxyFault>>,
 }
 
@@ -112,11 +114,14 @@ struct ProxyState {
     rate: AtomicU64,
     random: AtomicU64,
     is_up: AtomicBool,
+    /// Requests come, and wait.
+    is_silent: AtomicBool,
     counts: ProxyCounts,
 }
 
 /// Stands before a bucket. Its address is a name, which clients have to look up.
 pub(super) struct FaultProxy {
+    host: &'static str,
     port: u16,
     state: Arc<ProxyState>,
     listening: Mutex<Option<JoinHandle<()>>>,
@@ -124,13 +129,20 @@ pub(super) struct FaultProxy {
 
 impl FaultProxy {
     pub(super) fn start(bucket: &Bucket, seed: u64) -> Self {
+        Self::start_at(bucket, seed, "localhost")
+    }
+
+    /// Clients know it by the name of this host.
+    pub(super) fn start_at(bucket: &Bucket, seed: u64, host: &'static str) -> Self {
         println!("seed {seed}");
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener =
+            TcpListener::bind(if host == "localhost" { "127.0.0.1:0" } else { "0.0.0.0:0" }).unwrap();
         let port = listener.local_addr().unwrap().port();
         let (rate, counts) = Default::default();
-        let (random, is_up) = (AtomicU64::new(seed), AtomicBool::new(true));
-        let state = Arc::new(ProxyState { to: bucket.port, rate, random, is_up, counts });
-        let proxy = Self { port, state, listening: Mutex::default() };
+        let (random, is_up, is_silent) =
+            (AtomicU64::new(seed), AtomicBool::new(true), AtomicBool::new(false));
+        let state = Arc::new(ProxyState { to: bucket.port, rate, random, is_up, is_silent, counts });
+        let proxy = Self { host, port, state, listening: Mutex::default() };
         proxy.listen(listener);
         proxy
     }
@@ -163,13 +175,18 @@ impl FaultProxy {
         self.listen(TcpListener::bind(("127.0.0.1", self.port)).unwrap());
     }
 
+    /// Requests have no answer for as long as this is so.
+    pub(super) fn be_silent(&self, is_so: bool) {
+        self.state.is_silent.store(is_so, Ordering::SeqCst);
+    }
+
     pub(super) fn fail(&self, percent: u64) {
         self.state.rate.store(percent, Ordering::SeqCst);
     }
 
     /// The address of the tier, or of something in it.
     pub(super) fn uri(&self, below: &str) -> String {
-        uri("localhost", self.port, below)
+        uri(self.host, self.port, below)
     }
 
     pub(super) fn counts(&self) -> &ProxyCounts {
@@ -254,7 +271,12 @@ impl ProxyState {
     /// Passes one request on.
     fn pass(&self, mut client: TcpStream) -> std::io::Result<()> {
         let (head, body) = read_message(&mut client)?;
+        while self.is_silent.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let is_get_of_pack = head.starts_with("GET ") && head.lines().next().unwrap().contains(".pack");
+        let path_of_upload = head.strip_prefix("PUT ").and_then(|rest| rest.split(' ').next());
+        let path_of_upload = path_of_upload.filter(|path| path.ends_with(".pack")).map(str::to_owned);
         self.counts.requests.fetch_add(1, Ordering::SeqCst);
         let fault = match self.fault() {
             // What is no pack has nothing that tells its bytes from others.
@@ -283,6 +305,9 @@ impl ProxyState {
         let mut head = with(&head, "Connection", "close");
         if is_get_of_pack {
             self.counts.pack_bytes.fetch_add(body.len() as u64, Ordering::SeqCst);
+        }
+        if let Some(path) = path_of_upload {
+            self.counts.uploads.lock().unwrap().push(path);
         }
         match fault {
             ProxyFault::Unanswered => return Ok(()),

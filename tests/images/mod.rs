@@ -23,6 +23,8 @@ mod shuru;
 mod tier;
 mod tier_bucket;
 mod tier_clones;
+mod tier_hosts;
+mod tier_push;
 mod tracking;
 mod upload;
 

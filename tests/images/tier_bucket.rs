@@ -172,6 +172,23 @@ fn an_endpoint_that_is_gone_costs_reads_their_limit() {
     assert!(server.stderr().contains("cannot be read for now"), "{}", server.stderr());
 }
 
+/// A start does not wait for an endpoint that takes a request and never answers.
+#[test]
+fn a_start_does_not_wait_for_an_endpoint_that_is_silent() {
+    let Some(bucket) = Bucket::start() else { return };
+    let (_one, golden) = pushed(&bucket);
+    let proxy = FaultProxy::start(&bucket, 9);
+    let other = Store::init();
+    run(&other, &format!("image clone {} STORE/vm9", proxy.uri("/golden@v1"))).ok();
+    run(&other, &format!("store tier STORE {}", proxy.uri(""))).ok();
+    proxy.be_silent(true);
+    let online = online_in(&other, "?push=1h", &CREDENTIALS);
+    let log = online.server.stderr();
+    assert!(!log.contains("for now"), "nobody knows yet that there is no answer: {log}");
+    proxy.be_silent(false);
+    assert!(read(&online.server, "vm9") == golden);
+}
+
 /// Reads wait while the endpoint is away for less than the limit.
 #[test]
 fn reads_wait_for_an_endpoint_that_comes_back() {

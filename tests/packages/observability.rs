@@ -29,7 +29,7 @@ fn printed() -> String {
     let control = format!("unix:{}", sockets.path().join("c").display());
     let server = Options::new()
         .export("memory=mem:16M")
-        .export(format!("store:{store}"))
+        .export(format!("store:{store}?push=1h"))
         .args(["--admin", "127.0.0.1:0", "--control", &control, "--tls", &tls, "--tls-mode", "selective"])
         .start();
     for export in ["memory", "image"] {

@@ -68,6 +68,8 @@ impl Tested {
             read_only: false,
             ingest: None,
             ingest_rate: 1,
+            push: None,
+            push_rate: 1,
             description: None,
         };
         let (store, facts) = ImageStore::open(&uri, false, true).unwrap();
@@ -242,6 +244,8 @@ fn merges_and_the_nodes_that_they_need_share_a_small_reserve() {
         read_only: false,
         ingest: None,
         ingest_rate: 1,
+        push: None,
+        push_rate: 1,
         description: None,
     };
     let (store, _) = ImageStore::open(&uri, false, true).unwrap();
@@ -273,6 +277,8 @@ fn stored(path: &Path) -> ImageUri {
         read_only: false,
         ingest: None,
         ingest_rate: 1,
+        push: None,
+        push_rate: 1,
         description: None,
     }
 }

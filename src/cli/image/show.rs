@@ -27,6 +27,7 @@ pub(super) fn answer(answer: &StoreAnswer, as_json: bool, sentence: &str) -> Out
         | StoreAnswer::Flattened(_)
         | StoreAnswer::Rebased(_)
         | StoreAnswer::Ingest(_)
+        | StoreAnswer::Push(_)
         | StoreAnswer::Collected(_) => format!("{sentence}\n"),
     };
     print(&told)

@@ -109,13 +109,15 @@ impl Admin {
         };
         let exports: Vec<_> = self.plane.catalogue().iter().map(facts).collect();
         let snapshots = self.overviews.snapshots();
-        let stores = snapshots.iter().zip(self.overviews.failed_reads()).zip(self.overviews.tiers());
-        let stores = stores.map(|(((path, snapshots, packs), failed_reads), tier)| StoreFacts {
+        let (tiers, uploads) = (self.overviews.tiers(), self.overviews.uploads());
+        let stores = snapshots.iter().zip(self.overviews.failed_reads()).zip(tiers.into_iter().zip(uploads));
+        let stores = stores.map(|(((path, snapshots, packs), failed_reads), (tier, uploads))| StoreFacts {
             label: path.clone(),
             snapshots,
             packs: *packs,
             failed_reads,
             tier,
+            uploads,
         });
         let stores: Vec<_> = stores.collect();
         let metrics = Metrics {

@@ -197,6 +197,10 @@ fn change_store(name: &str) -> VerbDescription {
     };
     match name {
         "gc" => of("Remove what was lost, and what nothing needs of packs", &[("grace!", bytes())]),
+        "push" => {
+            let keys = [("pause", or_null(&flag())), ("rate", or_null(&bytes()))];
+            of("Whether snapshots come to the tier by themselves, and how fast", &keys)
+        }
         "ingest" => of("Whether layers come into packs by themselves", &[("pause", or_null(&flag()))]),
         "create" => {
             let remote = or_null(&json!({ "type": "object" }));

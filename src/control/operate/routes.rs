@@ -60,7 +60,7 @@ impl Verb {
 }
 
 /// Paths are compared as they are. One that ends in a slash has a name behind it, percent-encoded.
-pub(super) const ROUTES: [(Method, &str, Verb); 40] = [
+pub(super) const ROUTES: [(Method, &str, Verb); 41] = [
     (Method::GET, "/api/v1/exports", Verb::ListExports),
     (Method::GET, "/api/v1/exports/", Verb::ShowExport),
     (Method::PUT, "/api/v1/exports/", Verb::PutExport),
@@ -86,6 +86,7 @@ pub(super) const ROUTES: [(Method, &str, Verb); 40] = [
     (Method::GET, "/api/v1/stores/sealed", Verb::AskStore("sealed")),
     (Method::POST, "/api/v1/stores/gc", Verb::ChangeStore("gc")),
     (Method::POST, "/api/v1/stores/ingest", Verb::ChangeStore("ingest")),
+    (Method::POST, "/api/v1/stores/push", Verb::ChangeStore("push")),
     (Method::GET, "/api/v1/images", Verb::AskStore("images")),
     (Method::GET, "/api/v1/images/info", Verb::AskStore("image")),
     (Method::GET, "/api/v1/images/layers", Verb::AskStore("layers")),

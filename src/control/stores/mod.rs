@@ -19,6 +19,7 @@
 //! ingesting  snapshots that come into packs
 //! lending    a store that goes to another process
 //! background layers that come into packs without being asked for
+//! uploading  snapshots that come to a tier without being asked for
 //! collecting packs of which little is needed go
 //! snapshot   of images that clients write meanwhile
 //! overview   what the admin server shows of them
@@ -40,6 +41,8 @@ mod overview;
 mod perform;
 mod snapshot;
 mod under_way;
+mod upload_work;
+mod uploading;
 
 pub(super) use lending::Lending;
 pub(super) use offers::{Absence, Chosen, Stores};

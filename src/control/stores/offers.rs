@@ -117,6 +117,7 @@ impl Stores {
     pub(in crate::control) fn begin(self: &Rc<Self>) {
         self.merge_what_was_left();
         self.ingest_in_background();
+        self.push_in_background();
         if self.all.iter().all(|store| store.of.all.is_none()) {
             return;
         }

@@ -11,6 +11,7 @@ use super::collecting_work::GarbageWork;
 use super::ingest_work::IngestWork;
 use super::opened::OpenedStore;
 use super::under_way::Flattening;
+use super::upload_work::UploadWork;
 use crate::backend::{Export, OpenError};
 use crate::config::ImageUri;
 use crate::control::catalogue::Entry;
@@ -62,6 +63,8 @@ pub(super) struct OneStore {
     pub(super) is_lent: Cell<bool>,
     /// Images that are being flattened, or have been, and nobody was told yet.
     pub(super) flattening: RefCell<BTreeMap<StoreName, Rc<Flattening>>>,
+    /// What comes to its tier.
+    pub(super) uploads: UploadWork,
 }
 
 /// An image or a snapshot that has a place among the exports.
@@ -100,6 +103,7 @@ impl OneStore {
             collecting,
             is_lent,
             flattening,
+            uploads: UploadWork::default(),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::store::catalog::NodeName;
 use crate::store::directory::StoreDirectory;
 use crate::store::error::StoreError;
 use crate::store::pending::prepare_logs;
+use crate::store::pusher::StorePusher;
 
 /// Files of images that a shard has places for, if all images of a store are exports: a device that nobody
 /// uses makes room for another.
@@ -53,6 +54,8 @@ pub(super) struct OpenedStore {
     pub(super) rates: ExportRates,
     /// Images that are exports with names of their own.
     pub(super) fixed: BTreeMap<NodeName, String>,
+    /// What brings snapshots to its tier without being asked for.
+    pub(super) pusher: Option<StorePusher>,
 }
 
 /// All of them.
@@ -60,8 +63,8 @@ pub(super) struct OpenedStore {
 pub(in crate::control) struct OpenedStores(pub(super) Vec<OpenedStore>);
 
 impl OpenedStores {
-    /// Opens what is a store as a whole; false for any other export. `locks`: others are kept from writing to
-    /// bases.
+    /// Opens what is a store as a whole; false for any other export. `locks`: it is to be served, and others
+    /// are kept from writing to bases.
     pub(in crate::control) fn take(
         &mut self,
         wanted: &ExportConfig,
@@ -81,6 +84,10 @@ impl OpenedStores {
         let description = Some(wanted.description.clone()).filter(|text| !text.is_empty());
         let all = ImageUri { read_only, description, ..(**image).clone() };
         let of = self.of(&store);
+        if locks && all.push.is_some() && !all.read_only {
+            let pusher = StorePusher::start(store.path(), all.push_rate);
+            of.pusher = Some(pusher.map_err(OpenError::Store)?);
+        }
         (of.all, of.rights, of.rates) = (Some(all), wanted.rights.clone(), wanted.rates.clone());
         Ok(true)
     }
@@ -97,7 +104,7 @@ impl OpenedStores {
         let index = known.unwrap_or_else(|| {
             let (store, fixed) = (Arc::clone(store), BTreeMap::new());
             let (rights, rates) = Default::default();
-            self.0.push(OpenedStore { store, all: None, rights, rates, fixed });
+            self.0.push(OpenedStore { store, all: None, rights, rates, fixed, pusher: None });
             self.0.len() - 1
         });
         &mut self.0[index]
@@ -130,7 +137,8 @@ impl OpenedStores {
 
     /// Whether threads that they have started connect to tiers.
     pub(in crate::control) fn fetch(&self) -> bool {
-        self.0.iter().any(|of| of.store.fetches())
+        let pushes = |of: &OpenedStore| of.pusher.is_some() && StorePusher::connects(of.store.path());
+        self.0.iter().any(|of| of.store.fetches() || pushes(of))
     }
 
     /// Where changes of images are noted that are opened later.

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::offers::Stores;
 use super::one::OneStore;
 use crate::control::plane::Plane;
-use crate::stats::{PackStats, SnapshotStats, TierStats};
+use crate::stats::{PackStats, SnapshotStats, TierStats, UploadStats};
 use crate::store::catalog::NodeName;
 use crate::store::describe::FirstNodes;
 use crate::store::error::StoreError;
@@ -162,6 +162,11 @@ impl Overviews {
             })
         };
         self.stores.all.iter().map(stats).collect()
+    }
+
+    /// What each store brings to its tier without being asked for, in the same order.
+    pub(in crate::control) fn uploads(&self) -> Vec<Option<UploadStats>> {
+        self.stores.all.iter().map(OneStore::upload_stats).collect()
     }
 
     /// Reads of packs of each store that failed, in the same order.

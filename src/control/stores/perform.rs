@@ -138,6 +138,9 @@ impl Stores {
         if let StoreRequest::Ingest { pause } = request {
             return Ok(StoreAnswer::Ingest(self.pause_ingest(at, pause)));
         }
+        if let StoreRequest::Push { pause, rate } = request {
+            return Ok(StoreAnswer::Push(self.control_pushes(at, pause, rate)));
+        }
         if let StoreRequest::Gc { grace } = request {
             return self.collect(at, grace).await;
         }
@@ -263,6 +266,7 @@ impl OneStore {
             | StoreRequest::Flatten { .. }
             | StoreRequest::Store
             | StoreRequest::Ingest { .. }
+            | StoreRequest::Push { .. }
             | StoreRequest::Import { complete: false, .. }
             | StoreRequest::Gc { .. } => None,
             // Images go on while they are snapshotted.

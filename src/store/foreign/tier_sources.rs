@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -12,6 +13,9 @@ use super::bucket_source::BucketSource;
 use super::directory_source::DirectorySource;
 use super::source::{RangeSource, SourceError, SourcePack};
 use crate::tier::uri::TierUri;
+
+/// How long a start waits for the first answers.
+const MOMENT: Duration = Duration::from_secs(2);
 
 /// Sources of buckets that are open. A confined process cannot open one: a store that comes back to it goes
 /// on with those that it had.
@@ -81,13 +85,27 @@ impl TierSources {
 }
 
 impl RangeSource for TierSources {
-    /// One that does not answer is told of in the log.
+    /// One that does not answer is told of in the log. All are asked beside each other, and not waited for
+    /// longer than a moment: an answer that comes later makes no difference, and a start waits for this.
     fn look(&self) -> Result<(), SourceError> {
+        let (told, ends) = std::sync::mpsc::channel();
         for (tier, source) in &self.by_tier {
-            if let Err(error) = source.look() {
-                tracing::warn!(%tier, %error, "what is not here of images of a tier cannot be read for now");
+            let (tier, source, told) = (*tier, Arc::clone(source), told.clone());
+            let look = move || {
+                if let Err(error) = source.look() {
+                    tracing::warn!(%tier, %error, "what is not here of images of a tier cannot be read for now");
+                }
+                let _nobody_waits_any_more = told.send(());
+            };
+            let thread = std::thread::Builder::new().name("ringnbd-look".to_owned());
+            if let Err(error) = thread.spawn(look) {
+                tracing::warn!(%tier, %error, "a tier is not asked before it is needed");
             }
         }
+        drop(told);
+        let deadline = Instant::now() + MOMENT;
+        // They have all ended when nobody is left to tell it.
+        while ends.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_ok() {}
         Ok(())
     }
 

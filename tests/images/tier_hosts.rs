@@ -1,0 +1,241 @@
+//! Two hosts and a bucket, each in a network of its own, of which one host is killed again and again.
+//!
+//! Host A writes, checkpoints and pushes by itself. Host B clones what A has pushed, writes, and pushes that.
+//! A proxy before the bucket fails some of the requests. Oracle: the bytes that the test wrote by the time of
+//! each snapshot. A third host reads every snapshot whose push was acknowledged, from a store that is new.
+//!
+//! `RINGNBD_SEED` is the seed, and `RINGNBD_TIER_KILLS` how often A is killed.
+
+use std::collections::BTreeMap;
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::Ordering::SeqCst;
+
+use ringnbd::internal::random::Random;
+
+use super::Store;
+use super::bucket::{Bucket, CREDENTIALS, FaultProxy};
+use super::online::{SIZE, client, read};
+use crate::peers::{self, Finished};
+use crate::support::image::pattern;
+use crate::support::server::{Options, Server};
+use crate::support::wait_until;
+
+const KILLS: u64 = 8;
+/// Where the proxy is, for all hosts.
+const BUCKET: &str = "10.99.0.1";
+/// Requests of 100 that fail.
+const FAULTS: u64 = 8;
+
+/// A network beside that of the test, which is there as long as its process.
+struct Network(Child);
+
+impl Drop for Network {
+    fn drop(&mut self) {
+        let _ended = self.0.kill();
+        let _ended = self.0.wait();
+    }
+}
+
+fn ip(line: &str) {
+    peers::run(Command::new("ip").args(line.split(' '))).ok();
+}
+
+/// A network for this thread and the programs that it starts. `None` after a skip.
+fn enter_own_network() -> Option<()> {
+    let can = || Command::new("unshare").args(["-n", "ip", "link", "add", "dummy0", "type", "veth"]).status();
+    let can = can().is_ok_and(|status| status.success());
+    peers::or_skip(can.then_some(()), "network of its own with veth devices (iproute2)")?;
+    // SAFETY: it changes the network of this thread, and nothing else.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "{}", std::io::Error::last_os_error());
+    ip("link set lo up");
+    ip(&format!("address add {BUCKET}/32 dev lo"));
+    Some(())
+}
+
+impl Network {
+    /// A host that reaches the bucket through a cable of its own.
+    fn host(number: u8) -> Self {
+        let mut holder = Command::new("setpriv");
+        holder.args(["--pdeathsig", "KILL", "--", "unshare", "-n", "sleep", "infinity"]);
+        let network = Self(holder.stdin(Stdio::null()).spawn().unwrap());
+        let of = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
+        wait_until("it has a network", || of(&network.0.id().to_string()) != of("thread-self"));
+        let (near, far) = (format!("host{number}"), format!("far{number}"));
+        ip(&format!("link add {near} type veth peer name {far}"));
+        ip(&format!("link set {far} netns {}", network.0.id()));
+        ip(&format!("address add 10.99.{number}.1/24 dev {near}"));
+        ip(&format!("link set {near} up"));
+        for line in [
+            "link set lo up".to_owned(),
+            format!("address add 10.99.{number}.2/24 dev {far}"),
+            format!("link set {far} up"),
+            format!("route add {BUCKET} via 10.99.{number}.1"),
+        ] {
+            peers::run(network.within(Command::new("ip").args(line.split(' ')))).ok();
+        }
+        network
+    }
+
+    fn entrance(&self) -> Vec<String> {
+        ["nsenter".to_owned(), format!("--net=/proc/{}/ns/net", self.0.id()), "--".to_owned()].into()
+    }
+
+    /// A command on this host.
+    fn within<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        let words = std::iter::once(command.get_program()).chain(command.get_args());
+        let words: Vec<_> = words.map(ToOwned::to_owned).collect();
+        let entrance = self.entrance();
+        *command = Command::new(&entrance[0]);
+        command.args(&entrance[1..]).args(words).envs(CREDENTIALS)
+    }
+
+    fn run(&self, store: &Store, line: &str) -> Finished {
+        peers::run(self.within(&mut store.command(line)))
+    }
+
+    fn serve(&self, store: &Store, parameters: &str) -> Server {
+        let control = format!("unix:{}", store.directory().join("control").display());
+        let mut options = Options::new()
+            .memory("128M")
+            .export(format!("store:{}{parameters}", store.path().display()))
+            .args(["--control", &control, "--sandbox", "on"]);
+        options.wrapper = self.entrance();
+        CREDENTIALS.iter().fold(options, |options, (name, value)| options.env(name, value)).start()
+    }
+}
+
+/// What the test knows of snapshots, by their names on the tier.
+type Known = BTreeMap<String, Vec<u8>>;
+
+/// Writes to an image what nobody has written before.
+fn write_some(server: &Server, image: &str, bytes: &mut [u8], random: &mut Random) {
+    let mut writer = client(server, image);
+    for _ in 0..random.between(1, 6) {
+        let length = random.between(1, 60) as usize * 4096;
+        let at = random.below((SIZE - length) as u64 / 4096) as usize * 4096;
+        let new = pattern(random.number(), 0, length);
+        writer.write_at(at as u64, &new).unwrap();
+        bytes[at..at + length].copy_from_slice(&new);
+    }
+    writer.flush().unwrap();
+}
+
+/// Snapshots of a store whose push was acknowledged.
+fn acknowledged(store: &Store) -> Vec<String> {
+    let list = store.json("image ls STORE");
+    let nodes = list["nodes"].as_array().unwrap().iter();
+    nodes
+        .filter(|node| node["pushed"].is_u64())
+        .map(|node| node["name"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+/// Host A, and what it has written.
+struct Writer<'a> {
+    network: &'a Network,
+    store: Store,
+    bytes: Vec<u8>,
+    known: Known,
+    snapshots: u64,
+    /// Kills before all was pushed.
+    cut: u64,
+}
+
+impl Writer<'_> {
+    /// Serves, writes, checkpoints and pushes, and is killed at any step.
+    fn live_and_die(&mut self, proxy: &FaultProxy, random: &mut Random) {
+        let mut server = self.network.serve(&self.store, "?push=0s&push-rate=4M");
+        assert!(read(&server, "vm") == self.bytes, "what was answered before the kill is there");
+        for _ in 0..random.between(1, 2) {
+            write_some(&server, "vm", &mut self.bytes, random);
+            self.snapshots += 1;
+            let node = format!("vm@s{}", self.snapshots);
+            self.network.run(&self.store, &format!("image checkpoint STORE/{node}")).ok();
+            self.known.insert(node, self.bytes.clone());
+        }
+        // It is about to write something else.
+        let mut after = self.bytes.clone();
+        write_some(&server, "vm", &mut after, random);
+        self.bytes = after;
+        let requests = || proxy.counts().requests.load(SeqCst);
+        let (begun, steps) = (requests(), random.below(40));
+        let all = |store: &Store| store.json("store push STORE")["queue"] == 0;
+        wait_until("it pushes", || requests() >= begun + steps || all(&self.store));
+        server.crash();
+        let there = acknowledged(&self.store).len();
+        println!("killed with {there} of {} snapshots on the tier", self.snapshots);
+        self.cut += u64::from(there < self.known.len());
+    }
+}
+
+/// Host B takes the latest snapshot that is there, writes to it, and pushes that.
+fn write_a_clone(
+    (network, store): (&Network, &Store),
+    (uri, name): (&str, &str),
+    mut bytes: Vec<u8>,
+    random: &mut Random,
+) -> Vec<u8> {
+    let line = format!("image clone {uri} STORE/{name}");
+    wait_until(&line, || network.run(store, &line).status.success() || store.names().contains(&name.into()));
+    let server = network.serve(store, "");
+    assert!(read(&server, name) == bytes, "{uri} as it was");
+    write_some(&server, name, &mut bytes, random);
+    network.run(store, &format!("image checkpoint STORE/{name}@mine")).ok();
+    let line = format!("image push STORE/{name}@mine");
+    wait_until(&line, || network.run(store, &line).status.success());
+    bytes
+}
+
+#[test]
+fn what_was_pushed_by_hosts_that_are_killed_is_there() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
+    let seed = number("RINGNBD_SEED").unwrap_or_else(|| u64::from(std::process::id()));
+    println!("RINGNBD_SEED={seed}");
+    let mut random = Random::new(seed);
+    if enter_own_network().is_none() {
+        return;
+    }
+    let Some(bucket) = Bucket::start() else { return };
+    let proxy = FaultProxy::start_at(&bucket, seed | 1, BUCKET);
+    let (a, b, third) = (Network::host(1), Network::host(2), Network::host(3));
+    let mut one = Writer {
+        network: &a,
+        store: Store::init(),
+        bytes: vec![0; SIZE],
+        known: Known::new(),
+        snapshots: 0,
+        cut: 0,
+    };
+    let (other, mut of_clones) = (Store::init(), Known::new());
+    for (network, store) in [(&a, &one.store), (&b, &other)] {
+        network.run(store, &format!("store tier STORE {}", proxy.uri(""))).ok();
+    }
+    one.store.run(&format!("image create STORE/vm {SIZE}")).ok();
+    proxy.fail(FAULTS);
+    for round in 0..number("RINGNBD_TIER_KILLS").unwrap_or(KILLS) {
+        one.live_and_die(&proxy, &mut random);
+        let there = acknowledged(&one.store);
+        if let Some(latest) = there.last().filter(|_| round % 3 == 2) {
+            let (name, bytes) = (format!("b{round}"), one.known[latest].clone());
+            let from = (proxy.uri(&format!("/{latest}")), name.clone());
+            let bytes = write_a_clone((&b, &other), (&from.0, &from.1), bytes, &mut random);
+            of_clones.insert(format!("{name}@mine"), bytes);
+        }
+    }
+    assert!(one.cut > 0, "some kill was in the middle of a push");
+    // A comes back, and brings what is left.
+    let server = a.serve(&one.store, "?push=0s");
+    wait_until("all of it is pushed", || acknowledged(&one.store).len() == one.known.len());
+    drop(server);
+    proxy.fail(0);
+    for _ in 0..2 {
+        b.run(&other, "store gc STORE --tier --grace 0s").ok();
+    }
+    b.run(&other, "store check STORE --tier").ok();
+    for (node, bytes) in one.known.iter().chain(&of_clones) {
+        let new = Store::init();
+        third.run(&new, &format!("image clone {} STORE/x", proxy.uri(&format!("/{node}")))).ok();
+        third.run(&new, "image export STORE/x DIR/out.raw").ok();
+        assert!(std::fs::read(new.directory().join("out.raw")).unwrap() == *bytes, "{node}");
+    }
+}
