@@ -24,6 +24,7 @@ use crate::store::catalog::{NodeName, StoreName};
 use crate::store::image_path::{ImagePath, one_store};
 use crate::store::{StoreError, StoreRequest, names_in_words};
 use chain::RebaseArgs;
+use checkpoint::CheckpointArgs;
 use clone::CloneOrigin;
 use create::CreateArgs;
 use export::ExportArgs;
@@ -109,8 +110,8 @@ pub(crate) enum ImageCommand {
     Create(CreateArgs),
     /// Take snapshots, of several images at one point in time
     Snapshot(Several),
-    /// Take a snapshot, and store its contents in packs, where equal data is stored once
-    Checkpoint(One),
+    /// Take a snapshot, and store its contents in packs, where equal data is stored once; or keep none
+    Checkpoint(CheckpointArgs),
     /// Store a snapshot in the tier of its store, where other hosts find it; its contents have to be in packs
     Push {
         /// The snapshot: STORE/NAME@SNAPSHOT
@@ -259,7 +260,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     let done = match command {
         ImageCommand::Create(args) => create::create(args, control.as_ref()),
         ImageCommand::Flatten(of) => chain::flatten((of.node, of.json), control.as_ref()),
-        ImageCommand::Checkpoint(of) => checkpoint::checkpoint(&of.node, of.json, control.as_ref()),
+        ImageCommand::Checkpoint(of) => checkpoint::run(of, control.as_ref()),
         ImageCommand::Push { of, rate, json } => tiered::push(&of, rate, json, control.as_ref()),
         ImageCommand::Publish { of, name, json } => tiered::publish_as(&of, &name, json),
         ImageCommand::Pull(of) => tier::pull(&of.node, of.json, control.as_ref()),
@@ -318,7 +319,7 @@ fn asked(command: ImageCommand) -> Result<AskedCommand, RequestError> {
             let store = first(&nodes);
             let nodes: Vec<NodeName> = nodes.into_iter().map(|path| path.node).collect();
             let sentence = format!("Taken: {}.", in_words(&nodes));
-            AskedCommand { store, request: StoreRequest::Snapshot { nodes }, as_json: json, sentence }
+            AskedCommand { store, request: StoreRequest::Snapshot { nodes, changes_only: false }, as_json: json, sentence }
         }
         ImageCommand::Clone { from: CloneOrigin::Tier(_), .. } => unreachable!("it has a way of its own"),
         ImageCommand::Clone { from: CloneOrigin::Store(from), to, json } => {
@@ -367,6 +368,7 @@ fn in_words(nodes: &[NodeName]) -> String {
 fn named(command: &ImageCommand) -> Vec<&ImagePath> {
     match command {
         ImageCommand::Snapshot(of) | ImageCommand::Rm { of, .. } => of.nodes.iter().collect(),
+        ImageCommand::Checkpoint(of) => of.nodes.iter().collect(),
         ImageCommand::Clone { from: CloneOrigin::Store(from), to, .. } => {
             std::iter::once(from).chain(to).collect()
         }
@@ -376,7 +378,6 @@ fn named(command: &ImageCommand) -> Vec<&ImagePath> {
         | ImageCommand::Resize { of, .. }
         | ImageCommand::Rollback { of, .. }
         | ImageCommand::Map(of)
-        | ImageCommand::Checkpoint(of)
         | ImageCommand::Pull(of)
         | ImageCommand::Trace(of)
         | ImageCommand::Flatten(of) => vec![&of.node],

@@ -1,5 +1,6 @@
 //! Why something is not done to the images of a store; each says what to do instead.
 
+use super::decide::MOST_CHANGES_ONLY;
 use super::id::{ImageId, LayerId, SnapshotId};
 use super::name::StoreName;
 use super::rows::{DEEPEST, LARGEST_IMAGE, MOST_ROWS, SIZE_UNIT};
@@ -69,6 +70,13 @@ pub enum ImageRefusal {
     Unfinished(StoreName),
     #[error("what the tier has of the snapshot cannot be used: {0}; push it again from where it was made")]
     ForeignRecord(&'static str),
+    #[error(
+        "\"{0}\" has no contents that could be read: it keeps only which parts of the disk have changed (--changes-only). \
+         Name a snapshot that keeps its contents; changes are counted from this one (`ringnbd image diff`, `export --delta`)"
+    )]
+    ChangesOnly(String),
+    #[error("\"{0}\" has {MOST_CHANGES_ONLY} snapshots that keep changes only, which is the most: remove some of them")]
+    ManyChanges(StoreName),
     #[error("\"{0}\" has a head already")]
     HasHead(StoreName),
 }

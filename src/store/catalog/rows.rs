@@ -97,6 +97,19 @@ pub struct LayerRow {
     pub created_s: u64,
 }
 
+/// What is kept of a point in time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Kept {
+    /// Its contents.
+    #[default]
+    Contents,
+    /// Which parts of the disk have changed before it and since. The layer that it stands on has its contents,
+    /// as long as that is one of its own.
+    Changes,
+    /// The same. It is a point within the layer that it stands on: the layer's record of changes has its place.
+    ChangesWithin,
+}
+
 /// A point in time of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotRow {
@@ -111,6 +124,15 @@ pub struct SnapshotRow {
     pub created_s: u64,
     /// It cannot be removed.
     pub is_held: bool,
+    pub keeps: Kept,
+}
+
+impl SnapshotRow {
+    /// Nobody can read it: which parts have changed is all that is known of it.
+    #[must_use]
+    pub fn is_changes_only(&self) -> bool {
+        self.keeps != Kept::Contents
+    }
 }
 
 /// Where the map of a next head is: device and inode. A copy of a store has others.
@@ -125,6 +147,8 @@ pub struct TentativeRow {
     pub image: ImageId,
     /// None: the snapshot failed. The next head takes over without it.
     pub snapshot: Option<StoreName>,
+    /// The snapshot will keep no contents.
+    pub is_changes_only: bool,
     /// The head that is being sealed, if there is one.
     pub head: Option<LayerId>,
     /// The one that takes over, unless nobody writes the image.

@@ -34,7 +34,7 @@ impl Serving {
                 serving.store().give_head(&name(image)).unwrap();
                 next_head = Some(serving.store().make_next_head(&name(image)).unwrap().id);
             }
-            serving.group.push(NewSnapshot { image: name(image), snapshot: name("s"), next_head });
+            serving.group.push(NewSnapshot { image: name(image), snapshot: name("s"), next_head, is_changes_only: false });
         }
         serving
     }
