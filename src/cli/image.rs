@@ -44,6 +44,7 @@ Examples:
   ringnbd image create /srv/store/golden --from golden.raw
   ringnbd image snapshot /srv/store/golden@v1
   ringnbd image checkpoint /srv/store/golden@v1        equal data is stored once; it may be there already
+  ringnbd image checkpoint /srv/store/vm1@monday --changes-only   only what has changed is kept, for deltas from it
   ringnbd image clone /srv/store/golden@v1 /srv/store/vm1 /srv/store/vm2
   ringnbd image snapshot /srv/store/vm1@monday /srv/store/vm2@monday     both at one point in time
   ringnbd image ls /srv/store
@@ -75,11 +76,11 @@ JSON keys:
   each of nodes, and info            name, kind (image or snapshot), uuid, size, used, unique, shared, ratio
                                      (a number, or null), estimated, depth,
                                      created (seconds since 1970), origin, clones, snapshots, base, head,
-                                     held, quota, pairs; pushed (seconds since 1970) and lag (bytes,
+                                     held, changes_only, quota, pairs; pushed (seconds since 1970) and lag (bytes,
                                      seconds) if something was pushed
   rm                                 removed, layers, bytes
   rollback                           store, nodes, layers, bytes
-  checkpoint                         node, ingested, done, total
+  checkpoint                         node, ingested, done, total; with --changes-only as ls
   push                               store, node, record, was_there, packs, bytes, bytes_sent
   pull                               chunks, bytes, fetched_bytes
   trace                              version, snapshot (its uuid), packs (store, number, ranges)

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::catalog::{self, NewSnapshot, NodeName, StoreName};
+use super::catalog::{self, ChainNode, Kept, NewSnapshot, NodeName, SnapshotRow, StoreName};
 use super::error::StoreError;
 use super::maps::LayerMaps;
 use super::open_store::OpenStore;
@@ -57,5 +57,29 @@ impl<M: LayerMaps> OpenStore<M> {
         let has_some =
             |name: &StoreName| view.image(name).is_some_and(|row| view.changes_only_of(row.id) > 0);
         Ok(images.into_iter().filter(has_some).collect())
+    }
+
+    /// Snapshots of which nothing is known any more, a sentence each. Who has no lock is not told of all
+    /// records.
+    pub(super) fn check_points(&self) -> Result<Vec<String>, StoreError> {
+        let view = self.view()?;
+        let is_known = |row: &SnapshotRow| match row.below.node {
+            ChainNode::Layer(layer) => {
+                self.records.get(&layer).is_some_and(|head| {
+                    head.as_ref().is_some_and(|head| head.points.contains(&row.id))
+                })
+            }
+            ChainNode::Nothing | ChainNode::Base(_) => false,
+        };
+        let points = view.changes_only().filter(|row| row.keeps == Kept::ChangesWithin);
+        let lost = points.filter(|row| self.directory.is_locked() && !is_known(row));
+        Ok(lost
+            .map(|row| {
+                format!(
+                    "what has changed since {} is not known any more, because a record is lost or damaged: remove it, and count changes from another snapshot",
+                    view.full_name(row)
+                )
+            })
+            .collect())
     }
 }

@@ -435,6 +435,8 @@ fn a_mark_without_its_record_is_not_told_of() {
         let store = OpenStore::open_to_change(&path, MapFiles).unwrap();
         let said = store.differences(&first, &node(None), &mut |_| Ok(())).unwrap_err().to_string();
         assert!(said.contains("no history in common"), "{said}");
+        let wrong = store.check().unwrap();
+        assert!(wrong.len() == 1 && wrong[0].contains(&format!("since {first} is not known")), "{wrong:?}");
         store.differences(&second, &node(None), &mut |_| Ok(())).unwrap();
         assert_eq!(store.tracked_snapshots(&node(None)).unwrap().len(), 1);
     }

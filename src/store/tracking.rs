@@ -9,6 +9,7 @@ use super::catalog::{
 pub(crate) use super::change_walk::OtherChanges;
 use super::change_walk::{ChangeFiles, ChangeWalk};
 use super::changed::{ChainDifference, ChangeRecord, ChangeTrace, ChangedSet, TraceStart, extent};
+use super::collection_bug::{CollectionBug, is_planted};
 use super::error::StoreError;
 use super::maps::LayerMaps;
 use super::open_store::OpenStore;
@@ -187,6 +188,9 @@ impl<M: LayerMaps> OpenStore<M> {
         }
         let mut record = self.parts_of(pair.upper)?;
         record.set.insert(cuts[0].clone());
+        if is_planted(CollectionBug::MarkForgotten) && !marks.is_empty() {
+            record.set = ChangedSet::default();
+        }
         for mark in marks {
             record.points.push((mark, std::mem::take(&mut record.set)));
         }

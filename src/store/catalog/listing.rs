@@ -149,7 +149,7 @@ fn space_of_changes(
 fn users(view: &CatalogView) -> NodeCounts {
     let mut users =
         NodeCounts { layers: BTreeMap::new(), marks: BTreeMap::new(), contents: BTreeMap::new() };
-    for row in view.changes_only.iter().map(|id| &view.snapshots[id]) {
+    for row in view.changes_only() {
         view.layers_from(row.below.node).for_each(|layer| *users.marks.entry(layer.id).or_default() += 1);
     }
     let of_images = view.images.values().map(|row| row.head.map_or(row.below.node, ChainNode::Layer));

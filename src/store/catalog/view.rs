@@ -205,10 +205,14 @@ impl CatalogView {
         ids.filter(|id| self.snapshots[id].is_changes_only()).count()
     }
 
-    /// The snapshots that keep changes only and stand on a layer.
+    /// All that keep changes only.
+    pub(in crate::store) fn changes_only(&self) -> impl Iterator<Item = &SnapshotRow> {
+        self.changes_only.iter().map(|id| &self.snapshots[id])
+    }
+
+    /// Those of them that stand on a layer.
     pub(in crate::store) fn marks_on(&self, layer: LayerId) -> impl Iterator<Item = &SnapshotRow> {
-        let rows = self.changes_only.iter().map(|id| &self.snapshots[id]);
-        rows.filter(move |row| row.below.node == ChainNode::Layer(layer))
+        self.changes_only().filter(move |row| row.below.node == ChainNode::Layer(layer))
     }
 
     #[must_use]

@@ -103,6 +103,8 @@ fn worlds_find_planted_bugs() {
         CollectionBug::HeldContentsForgotten,
         CollectionBug::MovedChunksLost,
         CollectionBug::CutContentsReappear,
+        CollectionBug::ChangesNotSynced,
+        CollectionBug::MarkForgotten,
     ];
     for bug in all.into_iter().filter(|bug| format!("{bug:?}").contains(&wanted)) {
         let found = worlds_until_found(bug, number("SEEDS").unwrap_or(4000));
