@@ -320,7 +320,8 @@ fn asked(command: ImageCommand) -> Result<AskedCommand, RequestError> {
             let store = first(&nodes);
             let nodes: Vec<NodeName> = nodes.into_iter().map(|path| path.node).collect();
             let sentence = format!("Taken: {}.", in_words(&nodes));
-            AskedCommand { store, request: StoreRequest::Snapshot { nodes, changes_only: false }, as_json: json, sentence }
+            let request = StoreRequest::Snapshot { nodes, changes_only: false };
+            AskedCommand { store, request, as_json: json, sentence }
         }
         ImageCommand::Clone { from: CloneOrigin::Tier(_), .. } => unreachable!("it has a way of its own"),
         ImageCommand::Clone { from: CloneOrigin::Store(from), to, json } => {

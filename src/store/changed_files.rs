@@ -9,8 +9,8 @@ use rustix::io::Errno;
 use uuid::Uuid;
 
 use super::catalog::{LayerId, RecordHeads};
-use super::collection_bug::{CollectionBug, is_planted};
 use super::changed::{ChangeRecord, ChangeRecordError};
+use super::collection_bug::{CollectionBug, is_planted};
 use super::directory::{StoreDirectory, below, names, unlink};
 use super::error::StoreError;
 use super::file_changes::{make_directory, rename, sync_all, sync_directory, write_all_at};

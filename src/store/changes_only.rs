@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 
-use super::catalog::{self, ChainNode, Kept, NewSnapshot, NodeName, SnapshotRow, StoreName};
+use super::catalog::{self, ChainNode, NewSnapshot, NodeName, SnapshotKeeps, SnapshotRow, StoreName};
 use super::error::StoreError;
 use super::maps::LayerMaps;
 use super::open_store::OpenStore;
@@ -64,14 +64,13 @@ impl<M: LayerMaps> OpenStore<M> {
     pub(super) fn check_points(&self) -> Result<Vec<String>, StoreError> {
         let view = self.view()?;
         let is_known = |row: &SnapshotRow| match row.below.node {
-            ChainNode::Layer(layer) => {
-                self.records.get(&layer).is_some_and(|head| {
-                    head.as_ref().is_some_and(|head| head.points.contains(&row.id))
-                })
-            }
+            ChainNode::Layer(layer) => self
+                .records
+                .get(&layer)
+                .is_some_and(|head| head.as_ref().is_some_and(|head| head.points.contains(&row.id))),
             ChainNode::Nothing | ChainNode::Base(_) => false,
         };
-        let points = view.changes_only().filter(|row| row.keeps == Kept::ChangesWithin);
+        let points = view.changes_only().filter(|row| row.keeps == SnapshotKeeps::ChangesWithin);
         let lost = points.filter(|row| self.directory.is_locked() && !is_known(row));
         Ok(lost
             .map(|row| {

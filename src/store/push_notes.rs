@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::catalog::{CatalogView, ChainNode, ImageRow, Kept, LayerRow};
+use super::catalog::{CatalogView, ChainNode, ImageRow, LayerRow, SnapshotKeeps};
 use super::directory::{StoreDirectory, below};
 use super::error::StoreError;
 
@@ -102,7 +102,7 @@ impl PushNotes {
         let is_its = |row: &LayerRow| latest.below.node == ChainNode::Layer(row.id);
         let above = layers.iter().take_while(|row| !is_its(row)).count();
         // One that is a point within its layer has newer blocks in it too.
-        let count = above + usize::from(latest.keeps == Kept::ChangesWithin);
+        let count = above + usize::from(latest.keeps == SnapshotKeeps::ChangesWithin);
         let newer = layers.into_iter().take(count);
         let bytes = newer.map(taken).fold(0, u64::saturating_add);
         // Without changes it is as new as the image.

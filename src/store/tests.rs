@@ -260,8 +260,7 @@ impl Life {
     fn check(&self) {
         let mut points: Vec<(NodeName, &Disk)> = vec![(node(None), &self.disk)];
         points.extend(self.snapshots.iter().map(|(name, disk)| (node(Some(name)), disk)));
-        let is_mark =
-            |name: &NodeName| name.snapshot.as_ref().is_some_and(|name| self.marks.contains(name));
+        let is_mark = |name: &NodeName| name.snapshot.as_ref().is_some_and(|name| self.marks.contains(name));
         for (name, disk) in &points {
             if is_mark(name) {
                 assert_eq!(self.store.size_of(name).unwrap(), disk.len() as u64 * MAP_BLOCK);

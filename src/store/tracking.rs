@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::catalog::{
-    Below, CatalogChange, ChainNode, ImageRefusal, ImageRow, Kept, LayerId, MergePair, NodeName, RecordHead,
-    SnapshotId, SnapshotRow, StoreName,
+    Below, CatalogChange, ChainNode, ImageRefusal, ImageRow, LayerId, MergePair, NodeName, RecordHead,
+    SnapshotId, SnapshotKeeps, SnapshotRow, StoreName,
 };
 pub(crate) use super::change_walk::OtherChanges;
 use super::change_walk::{ChangeFiles, ChangeWalk};
@@ -166,8 +166,8 @@ impl<M: LayerMaps> OpenStore<M> {
     }
 
     /// To be called before two layers side by side become one, and before the catalogue names that one. It
-    /// does nothing unless there are points in time within, or the lower one has a record: what is in a map is
-    /// not lost by merging.
+    /// does nothing unless there are points in time within, or one of them has a record: what is in a map
+    /// is not lost by merging.
     ///
     /// # Errors
     /// A sentence: they must not become one.
@@ -180,8 +180,11 @@ impl<M: LayerMaps> OpenStore<M> {
             upper_bytes..lower.size,
             below.bytes..extent(view, below.node),
         ];
-        let marks: Vec<SnapshotId> =
-            view.marks_on(lower.id).filter(|row| row.keeps == Kept::Changes).map(|row| row.id).collect();
+        let marks: Vec<SnapshotId> = view
+            .marks_on(lower.id)
+            .filter(|row| row.keeps == SnapshotKeeps::Changes)
+            .map(|row| row.id)
+            .collect();
         let is_recorded = [pair.upper, pair.lower].iter().any(|layer| self.records.contains_key(layer));
         if marks.is_empty() && !is_recorded {
             return Ok(());
@@ -226,7 +229,8 @@ impl<M: LayerMaps> OpenStore<M> {
     /// A snapshot goes: records that are anchored to it are anchored to the one before it from then on.
     pub(super) fn fold_changes(&mut self, change: &CatalogChange) -> Result<(), StoreError> {
         for (gone, before) in change.folded() {
-            let is_anchor = |head: &Option<RecordHead>| head.as_ref().and_then(|head| head.anchor) == Some(gone);
+            let is_anchor =
+                |head: &Option<RecordHead>| head.as_ref().and_then(|head| head.anchor) == Some(gone);
             let anchored: Vec<LayerId> = self
                 .records
                 .iter()

@@ -22,10 +22,11 @@ fn serve(store: &Store) -> Server {
     Options::new().shards(2).memory("128M").export(export).args(["--sandbox", "off"]).start()
 }
 
-/// Writes 8 KiB as a guest does, while nobody else has the store.
+/// Writes a unit as a guest does, while nobody else has the store. What has changed is told to the unit once
+/// layers became one, which a server may do at any time.
 fn write(store: &Store, at: u64, byte: u8) -> Option<()> {
     let mut server = serve(store);
-    qemu_io(&server.uri("d"), "raw", &[&format!("write -P {byte} {at} 8k")])?;
+    qemu_io(&server.uri("d"), "raw", &[&format!("write -P {byte} {at} 64k")])?;
     server.stop();
     Some(())
 }
@@ -48,7 +49,7 @@ fn b1_b2_marks_tell_what_has_changed_and_deltas_begin_there() {
     let Some(store) = store() else { return };
     let (since_a, since_b) = ("qemu:dirty-bitmap:a", "qemu:dirty-bitmap:b");
     let mut server = serve(&store);
-    let (b, now) = ((MIB, 8192, 1), (2 * MIB, 4096, 1));
+    let (b, now) = ((MIB, UNIT, 1), (2 * MIB, 4096, 1));
     let told = |server: &Server, context| nbdinfo_of(&server.uri("d"), context);
     let Some(found) = told(&server, since_a) else { return };
     assert_eq!(found, [b]);
@@ -64,7 +65,7 @@ fn b1_b2_marks_tell_what_has_changed_and_deltas_begin_there() {
     store.run("image snapshot STORE/vm@c").ok();
     store.run("image export STORE/vm DIR/c.delta --delta a..c").ok();
     let mut expected = pattern(3, 0, SIZE);
-    expected[UNIT as usize..][..8192].fill(1);
+    expected[UNIT as usize..][..UNIT as usize].fill(1);
     std::fs::write(store.directory().join("then.raw"), &expected).unwrap();
     let server = Options::new()
         .export(format!("d=store:{}/vm@c", store.path().display()))
@@ -72,11 +73,11 @@ fn b1_b2_marks_tell_what_has_changed_and_deltas_begin_there() {
         .start();
     store.run(&format!("copy {} DIR/then.raw --delta a", server.uri("d"))).ok();
     drop(server);
-    expected[MIB as usize..][..8192].fill(1);
+    expected[MIB as usize..][..UNIT as usize].fill(1);
     expected[2 * MIB as usize..][..512].fill(5);
     assert!(std::fs::read(store.directory().join("then.raw")).unwrap() == expected);
     let delta = std::fs::metadata(store.directory().join("c.delta")).unwrap().len();
-    assert!(delta < 3 * 8192, "it has what has changed: {delta} bytes");
+    assert!(delta < 3 * UNIT, "it has what has changed: {delta} bytes");
 }
 
 #[test]
@@ -115,7 +116,7 @@ fn what_keeps_changes_only_is_not_read() {
     // Removing one adds what it told to the next one's.
     store.run("image rm STORE/vm@b").ok();
     let diff = store.json("image diff STORE/vm@a STORE/vm@c");
-    assert_eq!(diff["extents"], json!([{ "start": MIB, "length": 8192 }]));
+    assert_eq!(diff["extents"], json!([{ "start": MIB, "length": UNIT }]));
 }
 
 /// Several images at one point in time, while clients have them; their layers become one with the next.

@@ -2,13 +2,14 @@
 
 use std::path::PathBuf;
 
-use super::{chain, in_words, show};
 use super::watched::Watched;
+use super::{chain, show};
 use crate::cli::Outcome;
 use crate::cli::owner::{self, RequestError, StorePlace};
 use crate::config::ControlAddress;
+use crate::store::catalog::NodeName;
 use crate::store::image_path::ImagePath;
-use crate::store::{MapFiles, OpenStore, StoreAnswer, StoreError, StoreRequest};
+use crate::store::{MapFiles, OpenStore, StoreAnswer, StoreError, StoreRequest, names_in_words};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct CheckpointArgs {
@@ -42,8 +43,9 @@ fn of_changes(
     control: Option<&ControlAddress>,
 ) -> Result<Outcome, RequestError> {
     let store = nodes.first().map_or_else(PathBuf::new, |path| path.store.clone());
-    let nodes: Vec<_> = nodes.into_iter().map(|path| path.node).collect();
-    let sentence = format!("Changes are counted from {}, and nothing else is kept of it.", in_words(&nodes));
+    let nodes: Vec<NodeName> = nodes.into_iter().map(|path| path.node).collect();
+    let names: Vec<String> = nodes.iter().map(ToString::to_string).collect();
+    let sentence = format!("Changes are counted from {}; no contents are kept.", names_in_words(&names));
     let request = StoreRequest::Snapshot { nodes, changes_only: true };
     let answer = owner::ask(StorePlace { store: &store, control }, &request, chain::make_room)?;
     Ok(show::answer(&answer, as_json, &sentence))

@@ -15,7 +15,8 @@ use super::consistency::{Inconsistency, checked};
 use super::encoding::{StoredRow, decode, encode};
 use super::foreign_rows::ForeignRow;
 use super::header::{
-    self, CHANGES_ONLY, CatalogHeader, ChunkCompression, FOREIGN, HeaderError, PACKS, REMOTE_BASES, UNFINISHED,
+    self, CHANGES_ONLY, CatalogHeader, ChunkCompression, FOREIGN, HeaderError, PACKS, REMOTE_BASES,
+    UNFINISHED,
 };
 use super::packed_rows::{ContentsRow, PackRow};
 use super::rows::{BaseKind, BaseRow, ImageRow, LayerRow, MOST_ROWS, SnapshotRow, TentativeRow};
@@ -25,7 +26,7 @@ use crate::store::redb_errors::{caught_in, from_redb};
 /// Memory for pages of the file. Rows are kept apart from it.
 const CACHE: usize = 8 << 20;
 /// Changed sets between snapshots, which are stored apart from the maps of layers: by the later snapshot.
-/// Kept free for them; nothing is written yet.
+/// SnapshotKeeps free for them; nothing is written yet.
 pub(super) const EDGES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("edges");
 
 type Rows<'a> = TableDefinition<'a, u128, &'a [u8]>;

@@ -7,8 +7,8 @@ use super::id::{BaseId, ImageId, LayerId, Minter, SnapshotId};
 use super::name::{NameError, NodeName, StoreName};
 use super::refusal::ImageRefusal;
 use super::rows::{
-    BaseIdentity, BaseKind, BaseRow, Below, ChainNode, ImageRow, Kept, LARGEST_IMAGE, LONGEST_PATH, LayerRow,
-    MOST_ROWS, SIZE_UNIT, SnapshotRow,
+    BaseIdentity, BaseKind, BaseRow, Below, ChainNode, ImageRow, LARGEST_IMAGE, LONGEST_PATH, LayerRow,
+    MOST_CHANGES_ONLY, MOST_ROWS, SIZE_UNIT, SnapshotKeeps, SnapshotRow,
 };
 use super::view::{CatalogChange, CatalogView};
 
@@ -22,9 +22,6 @@ pub enum Beginning {
     /// A file or device outside of the store.
     Base { kind: BaseKind, path: String, identity: BaseIdentity },
 }
-
-/// Snapshots of an image that keep no contents: a layer may have all of them within.
-pub(super) const MOST_CHANGES_ONLY: usize = 1000;
 
 /// An image that is to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -261,7 +258,7 @@ fn take_snapshot(
         parent: image.since,
         created_s: minter.now_s,
         is_held: false,
-        keeps: if new.is_changes_only { Kept::Changes } else { Kept::Contents },
+        keeps: if new.is_changes_only { SnapshotKeeps::Changes } else { SnapshotKeeps::Contents },
     });
     after.since = Some(id);
     after.head = new.next_head;

@@ -12,8 +12,8 @@ use super::codec::{RowError, RowReader, RowWriter};
 use super::id::{BaseId, ImageId, LayerId, SnapshotId};
 use super::name::StoreName;
 use super::rows::{
-    BaseIdentity, BaseKind, BaseRow, Below, ChainNode, ImageRow, Kept, LONGEST_KEY, LONGEST_PATH, LONGEST_VALUE,
-    LayerRow, MOST_PAIRS, SnapshotRow, TentativeRow,
+    BaseIdentity, BaseKind, BaseRow, Below, ChainNode, ImageRow, LONGEST_KEY, LONGEST_PATH, LONGEST_VALUE,
+    LayerRow, MOST_PAIRS, SnapshotKeeps, SnapshotRow, TentativeRow,
 };
 
 const VERSION: u16 = 1;
@@ -107,19 +107,19 @@ fn read_pairs(from: &mut RowReader<'_>) -> Result<BTreeMap<String, String>, RowE
 }
 
 /// Beside the lowest bit of a byte that was nothing but this bit, so that older rows keep contents.
-const fn number_of(keeps: Kept) -> u8 {
+const fn number_of(keeps: SnapshotKeeps) -> u8 {
     match keeps {
-        Kept::Contents => 0,
-        Kept::Changes => 1,
-        Kept::ChangesWithin => 2,
+        SnapshotKeeps::Contents => 0,
+        SnapshotKeeps::Changes => 1,
+        SnapshotKeeps::ChangesWithin => 2,
     }
 }
 
-const fn kept_of(number: u8) -> Result<Kept, RowError> {
+const fn kept_of(number: u8) -> Result<SnapshotKeeps, RowError> {
     match number {
-        0 => Ok(Kept::Contents),
-        1 => Ok(Kept::Changes),
-        2 => Ok(Kept::ChangesWithin),
+        0 => Ok(SnapshotKeeps::Contents),
+        1 => Ok(SnapshotKeeps::Changes),
+        2 => Ok(SnapshotKeeps::ChangesWithin),
         _ => Err(RowError::Value),
     }
 }
@@ -346,7 +346,7 @@ mod tests {
             parent: Some(SnapshotId(Uuid::from_u128(16))),
             created_s: 17,
             is_held: false,
-            keeps: Kept::Contents,
+            keeps: SnapshotKeeps::Contents,
         }
     }
 
@@ -373,9 +373,12 @@ mod tests {
         }
         assert_eq!(decode(image().key(), &encode(&image())), Ok(image()));
         assert_eq!(decode(layer().key(), &encode(&layer())), Ok(layer()));
-        for (is_held, keeps) in
-            [(false, Kept::Contents), (true, Kept::Contents), (true, Kept::Changes), (false, Kept::ChangesWithin)]
-        {
+        for (is_held, keeps) in [
+            (false, SnapshotKeeps::Contents),
+            (true, SnapshotKeeps::Contents),
+            (true, SnapshotKeeps::Changes),
+            (false, SnapshotKeeps::ChangesWithin),
+        ] {
             let row = SnapshotRow { is_held, keeps, ..snapshot() };
             assert_eq!(decode(row.key(), &encode(&row)), Ok(row));
         }

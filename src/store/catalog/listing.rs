@@ -147,8 +147,7 @@ fn space_of_changes(
 }
 
 fn users(view: &CatalogView) -> NodeCounts {
-    let mut users =
-        NodeCounts { layers: BTreeMap::new(), marks: BTreeMap::new(), contents: BTreeMap::new() };
+    let mut users = NodeCounts { layers: BTreeMap::new(), marks: BTreeMap::new(), contents: BTreeMap::new() };
     for row in view.changes_only() {
         view.layers_from(row.below.node).for_each(|layer| *users.marks.entry(layer.id).or_default() += 1);
     }

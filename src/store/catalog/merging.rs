@@ -8,7 +8,7 @@ use super::draft::Draft;
 use super::id::{ImageId, LayerId, Minter};
 use super::name::StoreName;
 use super::refusal::ImageRefusal;
-use super::rows::{Below, ChainNode, DEEPEST, ImageRow, Kept, LayerRow, MOST_ROWS, SnapshotRow};
+use super::rows::{Below, ChainNode, DEEPEST, ImageRow, LayerRow, MOST_ROWS, SnapshotKeeps, SnapshotRow};
 use super::view::{CatalogChange, CatalogView};
 
 /// A lower layer that is at most so many times as large as the upper one is worth to be copied with it.
@@ -116,7 +116,7 @@ pub fn finish_merge(
         } else if row.below.node == ChainNode::Layer(pair.lower) {
             // It keeps changes only, or the two would be no pair.
             let below = Below { node: to, ..row.below };
-            draft.set_snapshot(SnapshotRow { below, keeps: Kept::ChangesWithin, ..row.clone() });
+            draft.set_snapshot(SnapshotRow { below, keeps: SnapshotKeeps::ChangesWithin, ..row.clone() });
         }
     }
     Ok(draft.finish())

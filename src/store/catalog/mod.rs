@@ -72,8 +72,8 @@ pub use refusal::ImageRefusal;
 pub use removal::{give_up_contents, remove, roll_back};
 pub(in crate::store) use rows::MOST_ROWS;
 pub use rows::{
-    BaseIdentity, BaseKind, BaseRow, Below, ChainNode, ImageRow, Kept, LARGEST_IMAGE, LayerRow, MOST_LAYERS,
-    MapPlace, SIZE_UNIT, SnapshotRow, TentativeRow,
+    BaseIdentity, BaseKind, BaseRow, Below, ChainNode, ImageRow, LARGEST_IMAGE, LayerRow, MOST_LAYERS,
+    MapPlace, SIZE_UNIT, SnapshotKeeps, SnapshotRow, TentativeRow,
 };
 pub use storage::CatalogFile;
 pub use tentative::{begin_snapshots, go_on_without_snapshots, withdraw};

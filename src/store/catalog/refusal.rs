@@ -1,9 +1,8 @@
 //! Why something is not done to the images of a store; each says what to do instead.
 
-use super::decide::MOST_CHANGES_ONLY;
 use super::id::{ImageId, LayerId, SnapshotId};
 use super::name::StoreName;
-use super::rows::{DEEPEST, LARGEST_IMAGE, MOST_ROWS, SIZE_UNIT};
+use super::rows::{DEEPEST, LARGEST_IMAGE, MOST_CHANGES_ONLY, MOST_ROWS, SIZE_UNIT};
 
 /// Names that a sentence lists before it only counts the others.
 const LISTED: usize = 8;
@@ -75,7 +74,9 @@ pub enum ImageRefusal {
          Name a snapshot that keeps its contents; changes are counted from this one (`ringnbd image diff`, `export --delta`)"
     )]
     ChangesOnly(String),
-    #[error("\"{0}\" has {MOST_CHANGES_ONLY} snapshots that keep changes only, which is the most: remove some of them")]
+    #[error(
+        "\"{0}\" has {MOST_CHANGES_ONLY} snapshots that keep changes only, which is the most: remove some of them"
+    )]
     ManyChanges(StoreName),
     #[error("\"{0}\" has a head already")]
     HasHead(StoreName),

@@ -6,12 +6,12 @@
 
 use std::collections::BTreeMap;
 
-use super::decide::{MOST_CHANGES_ONLY, image, readable, snapshot};
+use super::decide::{image, readable, snapshot};
 use super::draft::Draft;
 use super::id::ImageId;
 use super::name::{NodeName, StoreName};
 use super::refusal::ImageRefusal;
-use super::rows::{ImageRow, Kept, SnapshotRow};
+use super::rows::{ImageRow, MOST_CHANGES_ONLY, SnapshotKeeps, SnapshotRow};
 use super::view::{CatalogChange, CatalogView};
 
 /// Takes a snapshot or an image away, and with an image its snapshots if `with_snapshots`.
@@ -66,7 +66,7 @@ pub fn give_up_contents(view: &CatalogView, nodes: &[NodeName]) -> Result<Catalo
         if *count > MOST_CHANGES_ONLY {
             return Err(ImageRefusal::ManyChanges(image.name.clone()));
         }
-        draft.set_snapshot(SnapshotRow { keeps: Kept::Changes, ..row.clone() });
+        draft.set_snapshot(SnapshotRow { keeps: SnapshotKeeps::Changes, ..row.clone() });
     }
     Ok(draft.finish())
 }

@@ -19,6 +19,8 @@ pub const SIZE_UNIT: u64 = 512;
 pub(super) const DEEPEST: usize = 8;
 /// With the head.
 pub const MOST_LAYERS: usize = DEEPEST + 1;
+/// Snapshots of an image that keep no contents: a layer may have all of them within.
+pub(super) const MOST_CHANGES_ONLY: usize = 1000;
 /// Key-values of an image, and bytes of a key and of a value.
 pub(super) const MOST_PAIRS: usize = 64;
 pub(super) const LONGEST_KEY: usize = 64;
@@ -99,14 +101,14 @@ pub struct LayerRow {
 
 /// What is kept of a point in time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Kept {
+pub enum SnapshotKeeps {
     /// Its contents.
     #[default]
     Contents,
-    /// Which parts of the disk have changed before it and since. The layer that it stands on has its contents,
-    /// as long as that is one of its own.
+    /// Which parts of the disk have changed before it and since. Its contents may be there still: in the layer
+    /// that it stands on.
     Changes,
-    /// The same. It is a point within the layer that it stands on: the layer's record of changes has its place.
+    /// The same. It is a point within the layer that it stands on, whose record of changes has its place.
     ChangesWithin,
 }
 
@@ -124,14 +126,14 @@ pub struct SnapshotRow {
     pub created_s: u64,
     /// It cannot be removed.
     pub is_held: bool,
-    pub keeps: Kept,
+    pub keeps: SnapshotKeeps,
 }
 
 impl SnapshotRow {
     /// Nobody can read it: which parts have changed is all that is known of it.
     #[must_use]
     pub fn is_changes_only(&self) -> bool {
-        self.keeps != Kept::Contents
+        self.keeps != SnapshotKeeps::Contents
     }
 }
 

@@ -149,8 +149,7 @@ impl ChangeRecord {
 
     /// What stands before the sets: the anchor, and the table of points.
     fn begin(layer: LayerId, bytes: &[u8]) -> Result<(Option<SnapshotId>, &[u8]), ChangeRecordError> {
-        let (header, rest) =
-            bytes.split_at_checked(Self::HEADER).ok_or(ChangeRecordError::Damaged)?;
+        let (header, rest) = bytes.split_at_checked(Self::HEADER).ok_or(ChangeRecordError::Damaged)?;
         if header[..8] != *MAGIC || u32_at(header, 92) != crc32c(&[&header[..92]]) {
             return Err(ChangeRecordError::Damaged);
         }

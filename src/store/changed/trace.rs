@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::store::catalog::{
-    Below, CatalogView, ChainNode, Kept, LayerId, RecordHead, SnapshotId, SnapshotRow,
+    Below, CatalogView, ChainNode, LayerId, RecordHead, SnapshotId, SnapshotKeeps, SnapshotRow,
 };
 
 /// Layers that a trace goes through at most: those of a few chains, one behind the other.
@@ -31,7 +31,7 @@ pub(crate) struct TraceStart {
 
 impl TraceStart {
     pub(crate) fn of_snapshot(row: &SnapshotRow) -> Self {
-        let within = (row.keeps == Kept::ChangesWithin).then_some(row.id);
+        let within = (row.keeps == SnapshotKeeps::ChangesWithin).then_some(row.id);
         Self { size: row.size, from: row.below, within }
     }
 }

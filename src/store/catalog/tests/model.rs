@@ -152,7 +152,12 @@ impl Under {
         let mut group = Vec::new();
         for image in images {
             let next_head = has_next.then(|| LayerId(self.seeded.uuid()));
-            group.push(NewSnapshot { image: name(NAMES[*image]), snapshot: name(SNAPSHOTS[to]), next_head, is_changes_only: is_mark(to) });
+            group.push(NewSnapshot {
+                image: name(NAMES[*image]),
+                snapshot: name(SNAPSHOTS[to]),
+                next_head,
+                is_changes_only: is_mark(to),
+            });
         }
         let done = self.decide(|view, minter| take_snapshots(view, minter, &group));
         if done {

@@ -47,17 +47,30 @@ fn node(text: &str) -> NodeName {
 /// What is done next.
 #[derive(Debug, Clone)]
 enum Act {
-    Create { image: String, has_base: bool },
-    Write { image: String, blocks: Range<usize>, number: usize },
+    Create {
+        image: String,
+        has_base: bool,
+    },
+    Write {
+        image: String,
+        blocks: Range<usize>,
+        number: usize,
+    },
     Snapshot(Vec<String>),
     Checkpoint(String),
     /// Snapshots that keep changes only.
     Mark(Vec<String>),
     GiveUp(String),
-    Clone { of: String, image: String },
+    Clone {
+        of: String,
+        image: String,
+    },
     Remove(String),
     RollBack(String),
-    Resize { image: String, blocks: usize },
+    Resize {
+        image: String,
+        blocks: usize,
+    },
     Merge(String),
     Flatten(String),
     BeginIngest(LayerId),

@@ -79,7 +79,9 @@ impl World {
         }
         for (of, found) in found {
             let FoundDisk::Changes(changes) = found else { continue };
-            changes.iter().try_for_each(|(other, told)| all_is_told((of, &disks[of]), (other, &disks[other]), told))?;
+            changes
+                .iter()
+                .try_for_each(|(other, told)| all_is_told((of, &disks[of]), (other, &disks[other]), told))?;
         }
         Ok(disks)
     }
