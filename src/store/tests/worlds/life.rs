@@ -658,6 +658,14 @@ impl World {
             }
             ending = self.random.pick(&[Ending::Killed, Ending::PowerCut]);
         }
+        if ending == Ending::Killed
+            && let Doubt::Blocks { image, .. } = &self.doubt
+        {
+            // Whoever opens a head syncs what a killed process has left of it; a look makes nothing durable.
+            self.power.goes_on();
+            let image = node(image);
+            self.store().files(&image).unwrap();
+        }
         self.look();
         let store = self.store();
         let listed = store.view().unwrap().packs().count();
