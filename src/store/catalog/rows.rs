@@ -105,10 +105,10 @@ pub enum SnapshotKeeps {
     /// Its contents.
     #[default]
     Contents,
-    /// Which parts of the disk have changed before it and since. Its contents may be there still: in the layer
-    /// that it stands on.
+    /// Which parts of the disk have changed before it and since. The layer that it stands on may still have
+    /// its contents.
     Changes,
-    /// The same. It is a point within the layer that it stands on, whose record of changes has its place.
+    /// The same. It is a point within the layer that it stands on: that one's record has its place.
     ChangesWithin,
 }
 
