@@ -24,6 +24,7 @@ use crate::store::catalog::{NodeName, StoreName};
 use crate::store::image_path::{ImagePath, one_store};
 use crate::store::{StoreError, StoreRequest, names_in_words};
 use chain::RebaseArgs;
+use checkpoint::CheckpointArgs;
 use clone::CloneOrigin;
 use create::CreateArgs;
 use export::ExportArgs;
@@ -43,6 +44,7 @@ Examples:
   ringnbd image create /srv/store/golden --from golden.raw
   ringnbd image snapshot /srv/store/golden@v1
   ringnbd image checkpoint /srv/store/golden@v1        equal data is stored once; it may be there already
+  ringnbd image checkpoint /srv/store/vm1@monday --changes-only   only what has changed is kept, for deltas from it
   ringnbd image clone /srv/store/golden@v1 /srv/store/vm1 /srv/store/vm2
   ringnbd image snapshot /srv/store/vm1@monday /srv/store/vm2@monday     both at one point in time
   ringnbd image ls /srv/store
@@ -74,11 +76,11 @@ JSON keys:
   each of nodes, and info            name, kind (image or snapshot), uuid, size, used, unique, shared, ratio
                                      (a number, or null), estimated, depth,
                                      created (seconds since 1970), origin, clones, snapshots, base, head,
-                                     held, quota, pairs; pushed (seconds since 1970) and lag (bytes,
+                                     held, changes_only, quota, pairs; pushed (seconds since 1970) and lag (bytes,
                                      seconds) if something was pushed
   rm                                 removed, layers, bytes
   rollback                           store, nodes, layers, bytes
-  checkpoint                         node, ingested, done, total
+  checkpoint                         node, ingested, done, total; with --changes-only as ls
   push                               store, node, record, was_there, packs, bytes, bytes_sent
   pull                               chunks, bytes, fetched_bytes
   trace                              version, snapshot (its uuid), packs (store, number, ranges)
@@ -109,8 +111,8 @@ pub(crate) enum ImageCommand {
     Create(CreateArgs),
     /// Take snapshots, of several images at one point in time
     Snapshot(Several),
-    /// Take a snapshot, and store its contents in packs, where equal data is stored once
-    Checkpoint(One),
+    /// Take a snapshot, and store its contents in packs, where equal data is stored once; or keep none
+    Checkpoint(CheckpointArgs),
     /// Store a snapshot in the tier of its store, where other hosts find it; its contents have to be in packs
     Push {
         /// The snapshot: STORE/NAME@SNAPSHOT
@@ -259,7 +261,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     let done = match command {
         ImageCommand::Create(args) => create::create(args, control.as_ref()),
         ImageCommand::Flatten(of) => chain::flatten((of.node, of.json), control.as_ref()),
-        ImageCommand::Checkpoint(of) => checkpoint::checkpoint(&of.node, of.json, control.as_ref()),
+        ImageCommand::Checkpoint(of) => checkpoint::run(of, control.as_ref()),
         ImageCommand::Push { of, rate, json } => tiered::push(&of, rate, json, control.as_ref()),
         ImageCommand::Publish { of, name, json } => tiered::publish_as(&of, &name, json),
         ImageCommand::Pull(of) => tier::pull(&of.node, of.json, control.as_ref()),
@@ -318,7 +320,8 @@ fn asked(command: ImageCommand) -> Result<AskedCommand, RequestError> {
             let store = first(&nodes);
             let nodes: Vec<NodeName> = nodes.into_iter().map(|path| path.node).collect();
             let sentence = format!("Taken: {}.", in_words(&nodes));
-            AskedCommand { store, request: StoreRequest::Snapshot { nodes }, as_json: json, sentence }
+            let request = StoreRequest::Snapshot { nodes, changes_only: false };
+            AskedCommand { store, request, as_json: json, sentence }
         }
         ImageCommand::Clone { from: CloneOrigin::Tier(_), .. } => unreachable!("it has a way of its own"),
         ImageCommand::Clone { from: CloneOrigin::Store(from), to, json } => {
@@ -367,6 +370,7 @@ fn in_words(nodes: &[NodeName]) -> String {
 fn named(command: &ImageCommand) -> Vec<&ImagePath> {
     match command {
         ImageCommand::Snapshot(of) | ImageCommand::Rm { of, .. } => of.nodes.iter().collect(),
+        ImageCommand::Checkpoint(of) => of.nodes.iter().collect(),
         ImageCommand::Clone { from: CloneOrigin::Store(from), to, .. } => {
             std::iter::once(from).chain(to).collect()
         }
@@ -376,7 +380,6 @@ fn named(command: &ImageCommand) -> Vec<&ImagePath> {
         | ImageCommand::Resize { of, .. }
         | ImageCommand::Rollback { of, .. }
         | ImageCommand::Map(of)
-        | ImageCommand::Checkpoint(of)
         | ImageCommand::Pull(of)
         | ImageCommand::Trace(of)
         | ImageCommand::Flatten(of) => vec![&of.node],

@@ -8,8 +8,9 @@ use rustix::fs::{AtFlags, Mode, OFlags};
 use rustix::io::Errno;
 use uuid::Uuid;
 
-use super::catalog::{LayerId, RecordAnchors};
+use super::catalog::{LayerId, RecordHeads};
 use super::changed::{ChangeRecord, ChangeRecordError};
+use super::collection_bug::{CollectionBug, is_planted};
 use super::directory::{StoreDirectory, below, names, unlink};
 use super::error::StoreError;
 use super::file_changes::{make_directory, rename, sync_all, sync_directory, write_all_at};
@@ -27,23 +28,23 @@ impl StoreDirectory {
     ///
     /// # Errors
     /// The file system's.
-    pub(super) fn change_anchors(&self) -> Result<RecordAnchors, StoreError> {
+    pub(super) fn change_heads(&self) -> Result<RecordHeads, StoreError> {
         let path = self.path().join(CHANGED);
         let directory = match below(self.root(), CHANGED, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()) {
             Ok(directory) => directory,
-            Err(Errno::NOENT) => return Ok(RecordAnchors::new()),
+            Err(Errno::NOENT) => return Ok(RecordHeads::new()),
             Err(error) => return Err(StoreError::at("open", &path)(error)),
         };
-        let mut found = RecordAnchors::new();
+        let mut found = RecordHeads::new();
         for name in names(&directory).map_err(StoreError::at("list", &path))? {
             let Some(layer) = Uuid::try_parse(&name).ok().map(LayerId) else { continue };
-            let anchor = self.read_changed(layer, ChangeRecord::HEADER as u64);
-            let anchor = anchor.ok().and_then(|bytes| ChangeRecord::anchor_of(layer, &bytes).ok());
-            if anchor.is_none() {
+            let head = self.read_changed(layer, ChangeRecord::MOST_HEAD);
+            let head = head.ok().and_then(|bytes| ChangeRecord::head_of(layer, &bytes).ok());
+            if head.is_none() {
                 let record = self.changed_path(&name);
                 tracing::warn!(record = %record.display(), "a record of changes cannot be read");
             }
-            found.insert(layer, anchor);
+            found.insert(layer, head);
         }
         Ok(found)
     }
@@ -92,7 +93,8 @@ impl StoreDirectory {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC;
         let file = below(&directory, &*new, flags, Mode::RUSR | Mode::WUSR);
         let file = File::from(file.map_err(StoreError::at("make", &path))?);
-        let written = write_all_at(&file, &bytes, 0).and_then(|()| sync_all(&file));
+        let sync = |()| if is_planted(CollectionBug::ChangesNotSynced) { Ok(()) } else { sync_all(&file) };
+        let written = write_all_at(&file, &bytes, 0).and_then(sync);
         written.map_err(StoreError::at("write", &path))?;
         let named = rename((&directory, &new), (&directory, &name)).and_then(|()| sync_directory(&directory));
         named.map_err(StoreError::at("make", &path))

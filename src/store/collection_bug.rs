@@ -26,6 +26,11 @@ pub(super) enum CollectionBug {
     MovedChunksLost,
     /// What was cut off a disk is in its contents again when it has grown.
     CutContentsReappear,
+    /// A record of changes counts before it is durable.
+    ChangesNotSynced,
+    /// Two layers become one, and what told a snapshot that keeps changes only from what came after it is
+    /// forgotten.
+    MarkForgotten,
     /// A chunk that does not verify reads as zeroes.
     DamageReadsAsZeroes,
 }

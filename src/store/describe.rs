@@ -57,6 +57,9 @@ pub struct NodeDescription {
     /// The layer that takes the writes of an image.
     pub head: Option<String>,
     pub held: bool,
+    /// Of a snapshot: it has no contents, only which parts of the disk have changed.
+    #[serde(default)]
+    pub changes_only: bool,
     pub quota: Option<u64>,
     pub pairs: BTreeMap<String, String>,
 }
@@ -175,6 +178,7 @@ fn description(view: &CatalogView, line: &ListedNode<'_>, is_exact: bool) -> Nod
         },
         head: image.head.filter(|_| own).map(|id| id.to_string()),
         held: line.snapshot.map_or(image.is_held, |row| row.is_held),
+        changes_only: line.snapshot.is_some_and(|row| row.is_changes_only()),
         quota: image.quota.filter(|_| own),
         pairs: if own { image.pairs.clone() } else { BTreeMap::new() },
     }

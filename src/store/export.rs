@@ -122,8 +122,9 @@ impl<M: LayerMaps> OpenStore<M> {
         tell: &mut dyn FnMut(Range<u64>) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         // The maps of heads have the sizes that the catalogue says.
-        self.files(a)?;
-        self.files(b)?;
+        for node in [a, b].into_iter().filter(|node| node.snapshot.is_none()) {
+            self.files(node)?;
+        }
         let mut walk = self.changes_between(a, b)?.walk().map_err(unreadable(a))?;
         let mut at = 0;
         while let Some(part) = walk.next(at).map_err(unreadable(a))? {

@@ -14,7 +14,7 @@
 use std::sync::Arc;
 
 use super::catalog::{
-    self, Below, CatalogHeader, ChainNode, ChunkCompression, IngestPlan, LayerId, NodeName,
+    self, Below, CatalogHeader, ChainNode, ChunkCompression, ImageRefusal, IngestPlan, LayerId, NodeName,
 };
 use super::collection_bug::{CollectionBug, is_planted};
 use super::composed_layer::ComposedLayer;
@@ -148,7 +148,13 @@ impl<M: LayerMaps> OpenStore<M> {
     fn ingest_plan(&self, node: &NodeName) -> Result<Option<IngestPlan>, StoreError> {
         let from = match &node.snapshot {
             None => self.image(&node.image)?.below,
-            Some(name) => self.snapshot_row(&node.image, name)?.below,
+            Some(name) => {
+                let row = self.snapshot_row(&node.image, name)?;
+                if row.is_changes_only() {
+                    return Err(ImageRefusal::ChangesOnly(node.to_string()).into());
+                }
+                row.below
+            }
         };
         Ok(self.view()?.next_ingest(from))
     }

@@ -238,7 +238,7 @@ impl OpenStore<MapFiles> {
     /// What has changed since snapshots stays known, although maps go that told it.
     fn keep_what_changed(&mut self, purpose: CopyPurpose, layer: LayerId) -> Result<(), StoreError> {
         match purpose {
-            CopyPurpose::Merge(pair) => self.keep_changes_of_merged(&[pair.upper, pair.lower], layer),
+            CopyPurpose::Merge(pair) => self.keep_changes_of_merged(pair, layer),
             CopyPurpose::Flatten { image, .. } => {
                 let name = self.view()?.image_by_id(image).map(|row| row.name.clone());
                 let name = name.ok_or(catalog::ImageRefusal::Gone(image))?;

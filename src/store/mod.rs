@@ -12,6 +12,7 @@ mod chain_reader;
 mod change_walk;
 mod changed;
 mod changed_files;
+mod changes_only;
 pub(crate) mod checking;
 mod chunk_owners;
 mod chunk_set;

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::base::FoundBase;
 use super::catalog::{
     self, Beginning, CatalogExcerpt, CatalogHeader, CatalogView, ImageId, ImageRefusal, ImageRow, LayerId,
-    Minter, NewImage, NewSnapshot, NodeName, ReadExcerpt, RecordAnchors, StoreCatalog, StoreName,
+    Minter, NewImage, NewSnapshot, NodeName, ReadExcerpt, RecordHeads, StoreCatalog, StoreName,
 };
 use super::copy::{MAP_BLOCK, copy_sparse};
 use super::directory::StoreDirectory;
@@ -44,7 +44,7 @@ pub struct OpenStore<M> {
     pub(super) directory: StoreDirectory,
     pub(super) maps: M,
     /// Records of changes that maps do not tell any more.
-    pub(super) anchors: RecordAnchors,
+    pub(super) records: RecordHeads,
     /// Grows with each change of the catalogue.
     pub(super) changes: Arc<AtomicU64>,
     /// The index of its packs, as long as somebody uses it: two of one file would destroy it.
@@ -113,12 +113,12 @@ impl<M: LayerMaps> OpenStore<M> {
     /// A sentence.
     pub fn open_to_read(path: &Path, maps: M, excerpt: &CatalogExcerpt) -> Result<Self, StoreError> {
         let read = excerpt.read();
-        let ReadExcerpt { header, view, records: anchors } =
+        let ReadExcerpt { header, view, records } =
             read.map_err(|source| StoreError::Catalog { path: path.to_owned(), source })?;
         let (directory, catalog) =
             (StoreDirectory::open_to_read(path)?, StoreCatalog::without_file(header, view));
         let (changes, index, space, packed) = Default::default();
-        let opened = Self { directory, catalog, maps, anchors, changes, index, space, packed };
+        let opened = Self { directory, catalog, maps, records, changes, index, space, packed };
         opened.follow_foreign()?;
         Ok(opened)
     }
@@ -127,9 +127,9 @@ impl<M: LayerMaps> OpenStore<M> {
         (directory, catalog): (StoreDirectory, StoreCatalog),
         maps: M,
     ) -> Result<Self, StoreError> {
-        let (anchors, space) = (directory.change_anchors()?, directory.space_notes(catalog.header().store));
+        let (records, space) = (directory.change_heads()?, directory.space_notes(catalog.header().store));
         let (changes, index, packed) = Default::default();
-        let opened = Self { directory, catalog, maps, anchors, changes, index, space, packed };
+        let opened = Self { directory, catalog, maps, records, changes, index, space, packed };
         opened.follow_foreign()?;
         Ok(opened)
     }
@@ -343,13 +343,12 @@ impl<M: LayerMaps> OpenStore<M> {
     /// # Errors
     /// A sentence.
     pub fn snapshot(&mut self, nodes: Vec<NodeName>) -> Result<(), StoreError> {
-        let group = nodes.into_iter().map(|node| {
-            let (image, snapshot) = node.into_snapshot()?;
-            Ok(NewSnapshot { image, snapshot, next_head: None })
-        });
-        let group: Vec<NewSnapshot> = group.collect::<Result<_, StoreError>>()?;
+        self.take_snapshots(&NewSnapshot::group(nodes, false)?)
+    }
+
+    pub(super) fn take_snapshots(&mut self, group: &[NewSnapshot]) -> Result<(), StoreError> {
         group.iter().try_for_each(|new| self.finish_left_snapshot(&new.image))?;
-        let change = self.decide(|view, minter| catalog::take_snapshots(view, minter, &group))?;
+        let change = self.decide(|view, minter| catalog::take_snapshots(view, minter, group))?;
         group.iter().try_for_each(|new| self.prepare_seal(&new.image))?;
         self.commit(&change).map(drop)
     }

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::catalog::{CatalogView, ChainNode, ImageRow, LayerRow};
+use super::catalog::{CatalogView, ChainNode, ImageRow, LayerRow, SnapshotKeeps};
 use super::directory::{StoreDirectory, below};
 use super::error::StoreError;
 
@@ -99,7 +99,11 @@ impl PushNotes {
         let snapshots = view.snapshots_of(image.id);
         let latest = snapshots.into_iter().rev().find(|row| self.pushed_s(row.id.0).is_some())?;
         let (layers, _) = view.image_chain(image);
-        let newer = layers.into_iter().take_while(|row| latest.below.node != ChainNode::Layer(row.id));
+        let is_its = |row: &LayerRow| latest.below.node == ChainNode::Layer(row.id);
+        let above = layers.iter().take_while(|row| !is_its(row)).count();
+        // One that is a point within its layer has newer blocks in it too.
+        let count = above + usize::from(latest.keeps == SnapshotKeeps::ChangesWithin);
+        let newer = layers.into_iter().take(count);
         let bytes = newer.map(taken).fold(0, u64::saturating_add);
         // Without changes it is as new as the image.
         let seconds = if bytes == 0 { 0 } else { now_s.saturating_sub(latest.created_s) };

@@ -42,6 +42,8 @@ fn snapshots_of(view: &CatalogView, node: ChainNode) -> Vec<PlacedSnapshot> {
     let ChainNode::Layer(layer) = node else { return Vec::new() };
     let Some(image) = view.layer(layer).map(|row| row.image) else { return Vec::new() };
     let rows = view.snapshots_of(image).into_iter().filter(|row| row.below.node == node);
+    // What has no contents cannot be made again.
+    let rows = rows.filter(|row| !row.is_changes_only());
     rows.map(|row| PlacedSnapshot { id: row.id, image, name: row.name.clone() }).collect()
 }
 

@@ -43,6 +43,9 @@ pub enum StoreRequest {
     /// Snapshots of several images at one point in time.
     Snapshot {
         nodes: Vec<NodeName>,
+        /// They keep no contents, only which parts have changed. Those that are there give their contents up.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        changes_only: bool,
     },
     /// A snapshot whose contents are in packs: it is taken unless it is there.
     Checkpoint {
@@ -309,8 +312,11 @@ impl<M: LayerMaps> OpenStore<M> {
                 self.create_image(image, *size, base.as_deref(), remote.as_deref())?;
                 vec![node(image)]
             }
-            StoreRequest::Snapshot { nodes } => {
-                self.snapshot(nodes.clone())?;
+            StoreRequest::Snapshot { nodes, changes_only } => {
+                match changes_only {
+                    true => self.keep_changes_only(nodes.clone())?,
+                    false => self.snapshot(nodes.clone())?,
+                }
                 nodes.clone()
             }
             StoreRequest::Checkpoint { node } => {
@@ -410,7 +416,7 @@ impl<M: LayerMaps> OpenStore<M> {
         other: Option<&NodeName>,
     ) -> Result<CatalogExcerpt, StoreError> {
         let nodes: Vec<&NodeName> = std::iter::once(node).chain(other).collect();
-        let told = catalog::excerpt(self.view()?, self.header(), &self.anchors, &nodes)?;
+        let told = catalog::excerpt(self.view()?, self.header(), &self.records, &nodes)?;
         match nodes.iter().find(|node| node.snapshot.is_none()) {
             Some(image) => Err(StoreError::Live(image.to_string())),
             None => Ok(told),
@@ -472,7 +478,8 @@ mod tests {
                 base: Some("/a".into()),
                 remote: None,
             },
-            StoreRequest::Snapshot { nodes: vec![node.clone()] },
+            StoreRequest::Snapshot { nodes: vec![node.clone()], changes_only: false },
+            StoreRequest::Snapshot { nodes: vec![node.clone()], changes_only: true },
             StoreRequest::Checkpoint { node: node.clone() },
             StoreRequest::Clone { from: node.clone(), to: vec![image.clone()] },
             StoreRequest::Remove { nodes: vec![node.clone()], snapshots: true },

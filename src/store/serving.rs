@@ -218,6 +218,9 @@ impl<M: LayerMaps> OpenStore<M> {
                 let (image, snapshot) = (node.image.clone(), name.clone());
                 let row = view.snapshot(row.id, name);
                 let snapshot = row.ok_or(ImageRefusal::NoSnapshot { image, snapshot })?;
+                if snapshot.is_changes_only() {
+                    return Err(ImageRefusal::ChangesOnly(node.to_string()).into());
+                }
                 (snapshot.size, snapshot.below)
             }
         };

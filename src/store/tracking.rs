@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::catalog::{
-    Below, CatalogChange, CatalogView, ChainNode, ImageRefusal, ImageRow, LayerId, NodeName, SnapshotId,
-    SnapshotRow, StoreName,
+    Below, CatalogChange, ChainNode, ImageRefusal, ImageRow, LayerId, MergePair, NodeName, RecordHead,
+    SnapshotId, SnapshotKeeps, SnapshotRow, StoreName,
 };
 pub(crate) use super::change_walk::OtherChanges;
 use super::change_walk::{ChangeFiles, ChangeWalk};
-use super::changed::{ChainDifference, ChangeRecord, ChangeTrace, ChangedSet};
+use super::changed::{ChainDifference, ChangeRecord, ChangeTrace, ChangedSet, TraceStart, extent};
+use super::collection_bug::{CollectionBug, is_planted};
 use super::error::StoreError;
 use super::maps::LayerMaps;
 use super::open_store::OpenStore;
@@ -25,30 +26,19 @@ pub(crate) struct ChangePlan {
     pub(crate) rest: ChangeFiles,
 }
 
-/// What is known of a point in time.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct PointInTime {
-    pub(super) size: u64,
-    from: Below,
-}
-
-impl PointInTime {
-    fn of_snapshot(row: &SnapshotRow) -> Self {
-        Self { size: row.size, from: row.below }
-    }
-
+impl TraceStart {
     fn of_image(row: &ImageRow) -> Self {
         let head = row.head.map(|head| Below { node: ChainNode::Layer(head), bytes: row.size });
-        Self { size: row.size, from: head.unwrap_or(row.below) }
+        Self { size: row.size, from: head.unwrap_or(row.below), within: None }
     }
 }
 
 impl<M: LayerMaps> OpenStore<M> {
-    pub(super) fn point(&self, node: &NodeName) -> Result<PointInTime, StoreError> {
+    pub(super) fn point(&self, node: &NodeName) -> Result<TraceStart, StoreError> {
         let image = self.image(&node.image)?;
         match &node.snapshot {
-            None => Ok(PointInTime::of_image(image)),
-            Some(name) => Ok(PointInTime::of_snapshot(self.snapshot_row(&node.image, name)?)),
+            None => Ok(TraceStart::of_image(image)),
+            Some(name) => Ok(TraceStart::of_snapshot(self.snapshot_row(&node.image, name)?)),
         }
     }
 
@@ -61,9 +51,9 @@ impl<M: LayerMaps> OpenStore<M> {
         Ok(row.ok_or_else(|| ImageRefusal::NoSnapshot { image: image.clone(), snapshot: name.clone() })?)
     }
 
-    fn trace(&self, point: PointInTime) -> Result<Option<ChangeTrace>, StoreError> {
-        let anchor = |layer: LayerId| self.anchors.get(&layer).copied();
-        Ok(ChangeTrace::of(self.view()?, point.size, point.from, &anchor))
+    fn trace(&self, point: TraceStart) -> Result<Option<ChangeTrace>, StoreError> {
+        let head = |layer: LayerId| self.records.get(&layer).map(Option::as_ref);
+        Ok(ChangeTrace::of(self.view()?, point, &head))
     }
 
     /// The snapshots of which changes can be told, for whoever opens this image or snapshot.
@@ -75,7 +65,7 @@ impl<M: LayerMaps> OpenStore<M> {
         let rows = self.view()?.snapshots_of(self.image(&node.image)?.id);
         let (mut found, newest) = (Vec::new(), rows.len().saturating_sub(MOST_OFFERED));
         for row in &rows[newest..] {
-            let trace = self.trace(PointInTime::of_snapshot(row))?;
+            let trace = self.trace(TraceStart::of_snapshot(row))?;
             let is_known = own.as_ref().zip(trace).is_some_and(|(own, it)| own.difference(&it).is_some());
             if is_known && node.snapshot.as_ref() != Some(&row.name) {
                 found.push(row.name.as_str().into());
@@ -95,13 +85,15 @@ impl<M: LayerMaps> OpenStore<M> {
         open: &[LayerId],
         since: &StoreName,
     ) -> Result<ChangePlan, StoreError> {
-        let since = PointInTime::of_snapshot(self.snapshot_row(&node.image, since)?);
+        let since = TraceStart::of_snapshot(self.snapshot_row(&node.image, since)?);
         let mut own = self.point(node)?;
         let view = self.view()?;
         let known = open.iter().position(|layer| view.layer(*layer).is_some());
         let new = &open[..known.unwrap_or(open.len())];
         match known.map(|known| ChainNode::Layer(open[known])) {
-            Some(top) if top != own.from.node => own.from = Below { node: top, bytes: own.size },
+            Some(top) if top != own.from.node => {
+                (own.from, own.within) = (Below { node: top, bytes: own.size }, None);
+            }
             Some(_) => {}
             // It has none but what the catalogue does not know.
             None if new.is_empty() => {}
@@ -125,9 +117,14 @@ impl<M: LayerMaps> OpenStore<M> {
         let ChainDifference { first: of_first, second: of_second, hidden } = difference;
         let rest = ChangeFiles { maps: Vec::new(), sets: Vec::new(), hidden, size };
         let mut plan = ChangePlan { live: Vec::new(), rest };
+        let mut record = None;
         for step in first.steps[..of_first].iter().chain(&second.steps[..of_second]) {
-            if step.is_recorded {
-                plan.rest.sets.push(self.directory.change_record(step.layer)?.set);
+            if let Some(part) = step.part {
+                if record.as_ref().is_none_or(|record: &ChangeRecord| record.layer != step.layer) {
+                    record = Some(self.directory.change_record(step.layer)?);
+                }
+                let set = record.as_ref().and_then(|record| record.part(part)).cloned();
+                plan.rest.sets.push(set.ok_or(StoreError::ChangesUnknown(step.layer.to_string()))?);
             } else if open.contains(&step.layer) {
                 plan.live.push(step.layer);
             } else {
@@ -146,7 +143,7 @@ impl<M: LayerMaps> OpenStore<M> {
             .ok_or_else(|| StoreError::Unrelated(a.to_string(), b.to_string()))
     }
 
-    fn files_between(&self, a: PointInTime, b: PointInTime) -> Result<Option<ChangeFiles>, StoreError> {
+    fn files_between(&self, a: TraceStart, b: TraceStart) -> Result<Option<ChangeFiles>, StoreError> {
         let (Some(first), Some(second)) = (self.trace(a)?, self.trace(b)?) else { return Ok(None) };
         let Some(difference) = first.difference(&second) else { return Ok(None) };
         Ok(Some(self.plan(&first, &second, difference, &[], a.size.max(b.size))?.rest))
@@ -164,40 +161,80 @@ impl<M: LayerMaps> OpenStore<M> {
         else {
             return Ok(());
         };
-        let now = PointInTime { size: row.size, from: row.below };
+        let now = TraceStart { size: row.size, from: row.below, within: None };
         self.record(taken_in, now, &anchor)
     }
 
-    /// To be called before layers side by side, newest first, become one, and before the catalogue names that
-    /// one. It does nothing unless the oldest of them has a record: what is in a map is not lost by merging.
+    /// To be called before two layers side by side become one, and before the catalogue names that one. It
+    /// does nothing unless there are points in time within, or one of them has a record: what is in a map
+    /// is not lost by merging.
     ///
     /// # Errors
     /// A sentence: they must not become one.
-    pub fn keep_changes_of_merged(&mut self, merged: &[LayerId], into: LayerId) -> Result<(), StoreError> {
-        let recorded = merged.iter().rev().find(|layer| self.anchors.contains_key(layer));
-        let Some(recorded) = recorded else { return Ok(()) };
-        let mut record = self.directory.change_record(*recorded)?;
-        for layer in merged.iter().take_while(|layer| *layer != recorded) {
-            let map = self.directory.open_map(*layer)?;
-            let files = ChangeFiles {
-                maps: vec![(map, u64::MAX)],
-                sets: Vec::new(),
-                hidden: [0..0, 0..0],
-                size: u64::MAX,
-            };
-            record.set.add(&self.as_set(*layer, files)?);
+    pub fn keep_changes_of_merged(&mut self, pair: MergePair, into: LayerId) -> Result<(), StoreError> {
+        let view = self.view()?;
+        let [upper, lower] = pair.rows(view)?;
+        let (upper_bytes, below) = (upper.below.bytes, lower.below);
+        let cuts = [
+            // What the upper one hides of the lower one, and that one of what is below it.
+            upper_bytes..lower.size,
+            below.bytes..extent(view, below.node),
+        ];
+        let marks: Vec<SnapshotId> = view
+            .marks_on(lower.id)
+            .filter(|row| row.keeps == SnapshotKeeps::Changes)
+            .map(|row| row.id)
+            .collect();
+        let is_recorded = [pair.upper, pair.lower].iter().any(|layer| self.records.contains_key(layer));
+        if marks.is_empty() && !is_recorded {
+            return Ok(());
         }
-        record.layer = into;
-        self.write_record(&record)
+        let mut record = self.parts_of(pair.upper)?;
+        record.set.insert(cuts[0].clone());
+        if is_planted(CollectionBug::MarkForgotten) && !marks.is_empty() {
+            record.set = ChangedSet::default();
+        }
+        for mark in marks {
+            record.points.push((mark, std::mem::take(&mut record.set)));
+        }
+        let ChangeRecord { anchor, points, set, .. } = self.parts_of(pair.lower)?;
+        for (point, set) in points {
+            record.set.add(&set);
+            record.points.push((point, std::mem::take(&mut record.set)));
+        }
+        record.set.add(&set);
+        if anchor.is_none() {
+            record.set.insert(cuts[1].clone());
+        }
+        (record.layer, record.anchor) = (into, anchor);
+        let view = self.view()?;
+        record.forget_points(|point| view.snapshot_by_id(point).is_none());
+        match record.anchor.is_none() && record.points.is_empty() {
+            true => Ok(()),
+            false => self.write_record(&record),
+        }
+    }
+
+    /// The record of a layer, or what its record would be: all of its map in one part.
+    fn parts_of(&self, layer: LayerId) -> Result<ChangeRecord, StoreError> {
+        if self.records.contains_key(&layer) {
+            return self.directory.change_record(layer);
+        }
+        let maps = vec![(self.directory.open_map(layer)?, u64::MAX)];
+        let files = ChangeFiles { maps, sets: Vec::new(), hidden: [0..0, 0..0], size: u64::MAX };
+        let set = self.as_set(layer, files)?;
+        Ok(ChangeRecord { layer, anchor: None, points: Vec::new(), set })
     }
 
     /// A snapshot goes: records that are anchored to it are anchored to the one before it from then on.
     pub(super) fn fold_changes(&mut self, change: &CatalogChange) -> Result<(), StoreError> {
         for (gone, before) in change.folded() {
+            let is_anchor =
+                |head: &Option<RecordHead>| head.as_ref().and_then(|head| head.anchor) == Some(gone);
             let anchored: Vec<LayerId> = self
-                .anchors
+                .records
                 .iter()
-                .filter(|(layer, anchor)| **anchor == Some(gone) && change.keeps_layer(**layer))
+                .filter(|(layer, head)| is_anchor(head) && change.keeps_layer(**layer))
                 .map(|(layer, _)| *layer)
                 .collect();
             let view = self.view()?;
@@ -206,20 +243,23 @@ impl<M: LayerMaps> OpenStore<M> {
                 continue;
             };
             for layer in anchored {
-                self.record(layer, PointInTime::of_snapshot(&gone), &before)?;
+                self.record(layer, TraceStart::of_snapshot(&gone), &before)?;
             }
         }
         Ok(())
     }
 
     /// Writes a record for a layer that has the contents of a point in time, added to the one that it has.
-    fn record(&mut self, layer: LayerId, of: PointInTime, anchor: &SnapshotRow) -> Result<(), StoreError> {
-        let Some(files) = self.files_between(of, PointInTime::of_snapshot(anchor))? else { return Ok(()) };
-        let mut set = self.as_set(layer, files)?;
-        if self.anchors.contains_key(&layer) {
-            set.add(&self.directory.change_record(layer)?.set);
+    fn record(&mut self, layer: LayerId, of: TraceStart, anchor: &SnapshotRow) -> Result<(), StoreError> {
+        let Some(files) = self.files_between(of, TraceStart::of_snapshot(anchor))? else { return Ok(()) };
+        let (anchor, mut set) = (Some(anchor.id), self.as_set(layer, files)?);
+        let mut points = Vec::new();
+        if self.records.contains_key(&layer) {
+            let before = self.directory.change_record(layer)?;
+            set.add(&before.set);
+            points = before.points;
         }
-        self.write_record(&ChangeRecord { layer, anchor: anchor.id, set })
+        self.write_record(&ChangeRecord { layer, anchor, points, set })
     }
 
     fn as_set(&self, layer: LayerId, files: ChangeFiles) -> Result<ChangedSet, StoreError> {
@@ -233,28 +273,29 @@ impl<M: LayerMaps> OpenStore<M> {
 
     fn write_record(&mut self, record: &ChangeRecord) -> Result<(), StoreError> {
         self.directory.write_change_record(record)?;
-        self.anchors.insert(record.layer, Some(record.anchor));
+        self.records.insert(record.layer, Some(record.head()));
         Ok(())
     }
 
     /// Removes records of layers that are not there, or never came to be.
     pub(super) fn remove_unknown_records(&mut self) -> Result<(), StoreError> {
-        let known = |view: &CatalogView, layer: &LayerId, anchor: &Option<SnapshotId>| {
-            view.layer(*layer).is_some() && anchor.is_none_or(|anchor| view.snapshot_by_id(anchor).is_some())
-        };
         let view = self.view()?;
-        let unknown: Vec<LayerId> = self
-            .anchors
-            .iter()
-            .filter(|(layer, anchor)| !known(view, layer, anchor))
-            .map(|(layer, _)| *layer)
-            .collect();
+        let is_known = |layer: &LayerId, head: &Option<RecordHead>| {
+            // A record with points tells of them, whatever became of its anchor.
+            let is_of_use = head.as_ref().is_none_or(|head| {
+                !head.points.is_empty()
+                    || head.anchor.is_none_or(|anchor| view.snapshot_by_id(anchor).is_some())
+            });
+            view.layer(*layer).is_some() && is_of_use
+        };
+        let unknown = self.records.iter().filter(|(layer, head)| !is_known(layer, head));
+        let unknown: Vec<LayerId> = unknown.map(|(layer, _)| *layer).collect();
         unknown.into_iter().try_for_each(|layer| self.forget_changes(layer))
     }
 
     /// A layer is gone, and its record with it.
     pub(super) fn forget_changes(&mut self, layer: LayerId) -> Result<(), StoreError> {
-        match self.anchors.remove(&layer) {
+        match self.records.remove(&layer) {
             Some(_) => self.directory.remove_change_record(layer),
             None => Ok(()),
         }

@@ -139,6 +139,7 @@ impl<M: LayerMaps> OpenStore<M> {
                 image,
                 snapshot,
                 next_head: row.next_head,
+                is_changes_only: row.is_changes_only,
             }));
         }
         if group.len() < rows.len() {

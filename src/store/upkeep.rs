@@ -128,6 +128,7 @@ impl<M: LayerMaps> OpenStore<M> {
                 Err(error) => found.push(error.to_string()),
             }
         }
+        found.extend(self.check_points()?);
         // A server makes layers before it names them.
         let unknown = if self.directory.is_locked() { self.unknown_layers()? } else { Vec::new() };
         for name in unknown {

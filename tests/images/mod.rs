@@ -12,6 +12,7 @@ mod full;
 mod growing;
 mod killed;
 mod large;
+mod marks;
 mod online;
 mod overwritten;
 mod packs;

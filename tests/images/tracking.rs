@@ -23,7 +23,7 @@ fn options(store: &Store, node: &str) -> Options {
     Options::new().shards(2).memory("128M").export(export)
 }
 
-fn qemu_io(target: &str, format: &str, commands: &[&str]) -> Option<()> {
+pub(super) fn qemu_io(target: &str, format: &str, commands: &[&str]) -> Option<()> {
     let mut command = peers::command("qemu-io")?;
     command.args(["-f", format]);
     commands.iter().for_each(|line| {
@@ -33,10 +33,14 @@ fn qemu_io(target: &str, format: &str, commands: &[&str]) -> Option<()> {
     Some(())
 }
 
-/// Parts that are not 0 in a context, by nbdinfo: start, length, number.
 fn nbdinfo(server: &Server, context: &str) -> Option<Vec<(u64, u64, u64)>> {
+    nbdinfo_of(&server.uri("d"), context)
+}
+
+/// Parts that are not 0 in a context, by nbdinfo: start, length, number.
+pub(super) fn nbdinfo_of(uri: &str, context: &str) -> Option<Vec<(u64, u64, u64)>> {
     let mut command = peers::command("nbdinfo")?;
-    command.args(["--json", &format!("--map={context}")]).arg(server.uri("d"));
+    command.args(["--json", &format!("--map={context}")]).arg(uri);
     let parts: Value = serde_json::from_str(&peers::run(&mut command).ok()).unwrap();
     let number = |part: &Value, key: &str| part[key].as_u64().unwrap();
     let parts = parts.as_array().unwrap().iter();

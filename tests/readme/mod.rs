@@ -122,6 +122,7 @@ fn every_flag_exists() {
         "ctl resize",
         "ctl events",
         "store tier",
+        "image checkpoint",
         "image push",
         "image pull",
         "image trace",

@@ -72,7 +72,7 @@ impl ImageHandle {
         let store = self.0.served().expect("it belongs to one");
         let files = store.with_store(|store| store.make_next_head(&image)).unwrap();
         let snapshot = name.parse().unwrap();
-        let new = NewSnapshot { image, snapshot, next_head: Some(files.id) };
+        let new = NewSnapshot { image, snapshot, next_head: Some(files.id), is_changes_only: false };
         (self.next_head(files).unwrap(), new)
     }
 

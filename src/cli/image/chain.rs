@@ -84,7 +84,7 @@ fn flatten_online(
 
 /// Merges layers of images that are as deep as they may be, before snapshots of them.
 pub(super) fn make_room(store: &mut OpenStore<MapFiles>, request: &StoreRequest) -> Result<(), StoreError> {
-    let StoreRequest::Snapshot { nodes } = request else { return Ok(()) };
+    let StoreRequest::Snapshot { nodes, .. } = request else { return Ok(()) };
     let full = nodes.iter().filter(|node| store.is_full(&node.image).unwrap_or(false));
     let images: Vec<StoreName> = full.map(|node| node.image.clone()).collect();
     if images.is_empty() {

@@ -51,6 +51,9 @@ fn as_tree(nodes: &[NodeDescription]) -> String {
     let mut levels: HashMap<&str, usize> = HashMap::new();
     for node in nodes {
         let (above, own) = match node.name.split_once('@') {
+            Some((image, snapshot)) if node.changes_only => {
+                (Some(image), format!("@{snapshot} (changes only)"))
+            }
             Some((image, snapshot)) => (Some(image), format!("@{snapshot}")),
             None => (node.origin.as_deref(), node.name.clone()),
         };
@@ -103,6 +106,9 @@ fn as_table(shown: &NodeDescription) -> String {
     }
     if shown.lag.is_some() {
         row("ahead of its tier", on_tier(shown));
+    }
+    if shown.changes_only {
+        row("contents", "none, changes only".to_owned());
     }
     row("size", exact_and_human(shown.size));
     let space = |bytes| marked(exact_and_human(bytes), shown.estimated);

@@ -212,7 +212,10 @@ fn change_store(name: &str) -> VerbDescription {
             ];
             of("A new image", &keys)
         }
-        "snapshot" => of("Snapshots at one point in time", &[("nodes!", list(&text()))]),
+        "snapshot" => {
+            let keys = [("nodes!", list(&text())), ("changes_only", flag())];
+            of("Snapshots at one point in time", &keys)
+        }
         "checkpoint" => of("A snapshot, and its contents in packs", &[("node!", text())]),
         "clone_from_tier" => {
             let from = json!({ "type": "object" });

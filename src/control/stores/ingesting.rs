@@ -77,7 +77,7 @@ impl Stores {
         let one = &self.all[at];
         let asked = node.clone();
         if !one.ask(move |store| store.has_snapshot(&asked)).await?? {
-            let result = self.snapshot_in_turn(one, vec![node.clone()]).await;
+            let result = self.snapshot_in_turn(one, vec![node.clone()], false).await;
             one.snapshots.borrow_mut().count(outcome(&result), 1);
             result?;
         }

@@ -101,7 +101,7 @@ impl Stores {
     }
 
     /// Merges layers of images when nobody waits.
-    fn merge_later(self: &Rc<Self>, at: usize, images: impl IntoIterator<Item = StoreName>) {
+    pub(super) fn merge_later(self: &Rc<Self>, at: usize, images: impl IntoIterator<Item = StoreName>) {
         let one = &self.all[at];
         one.to_merge.borrow_mut().extend(images);
         if one.to_merge.borrow().is_empty() || one.merges_idle.replace(true) {

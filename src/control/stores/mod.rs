@@ -21,11 +21,13 @@
 //! background layers that come into packs without being asked for
 //! uploading  snapshots that come to a tier without being asked for
 //! collecting packs of which little is needed go
+//! changes_only snapshots that keep no contents
 //! snapshot   of images that clients write meanwhile
 //! overview   what the admin server shows of them
 //! ```
 
 mod background;
+mod changes_only;
 mod collecting;
 mod collecting_work;
 mod flattening;

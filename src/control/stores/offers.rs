@@ -372,7 +372,7 @@ fn nodes(
     for image in view.images().take(LISTED) {
         nodes.push(NodeName { image: image.name.clone(), snapshot: None });
         if with_snapshots {
-            let of_it = view.snapshots_of(image.id).into_iter();
+            let of_it = view.snapshots_of(image.id).into_iter().filter(|row| !row.is_changes_only());
             nodes.extend(
                 of_it.map(|row| NodeName { image: image.name.clone(), snapshot: Some(row.name.clone()) }),
             );

@@ -142,7 +142,8 @@ impl OneStore {
                 None => image.map(|row| FoundImage { size: row.size }),
                 Some(name) => {
                     let row = image.and_then(|image| view.snapshot(image.id, name));
-                    row.map(|row| FoundImage { size: row.size })
+                    // One that keeps changes only is nothing that could be read.
+                    row.filter(|row| !row.is_changes_only()).map(|row| FoundImage { size: row.size })
                 }
             })
         })

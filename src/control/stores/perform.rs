@@ -86,11 +86,11 @@ pub(super) fn outcome<T>(result: &Result<T, PerformError>) -> SnapshotOutcome {
 }
 
 /// Images and snapshots that a request needs closed, and what becomes of them.
-struct NeedsClosed {
-    nodes: Vec<NodeName>,
-    what: &'static str,
+pub(super) struct NeedsClosed {
+    pub(super) nodes: Vec<NodeName>,
+    pub(super) what: &'static str,
     /// Their clients are disconnected.
-    is_forced: bool,
+    pub(super) is_forced: bool,
 }
 
 impl Stores {
@@ -150,11 +150,11 @@ impl Stores {
         let Some(needed) = one.needs_closed(&request) else {
             return Ok(one.ask(move |store| store.perform_served(&request)).await??);
         };
-        if let StoreRequest::Snapshot { nodes } = request {
-            let snapshots = nodes.len() as u64;
-            let result = self.snapshot_in_turn(one, nodes).await;
-            one.snapshots.borrow_mut().count(outcome(&result), snapshots);
-            return result;
+        if let StoreRequest::Snapshot { nodes, changes_only } = request {
+            return match changes_only {
+                true => self.keep_changes_only(at, nodes).await,
+                false => self.take_snapshots(at, nodes, false).await,
+            };
         }
         if let StoreRequest::Resize { image, size, .. } = &request
             && let Some(grown) = self.grow_in_use(one, image, *size).await?
@@ -179,6 +179,7 @@ impl Stores {
         &self,
         one: &OneStore,
         nodes: Vec<NodeName>,
+        is_changes_only: bool,
     ) -> Result<StoreAnswer, PerformError> {
         let images: BTreeSet<StoreName> = nodes.iter().map(|node| node.image.clone()).collect();
         for _ in 0..TRIES {
@@ -190,11 +191,11 @@ impl Stores {
             }
             // Others may have taken snapshots since.
             if has_room {
-                return self.snapshot(one, nodes).await;
+                return self.snapshot(one, nodes, is_changes_only).await;
             }
         }
         let _turn = one.turn.lock().await;
-        self.snapshot(one, nodes).await
+        self.snapshot(one, nodes, is_changes_only).await
     }
 
     /// New names of images are no names of other exports, if they become exports.
@@ -290,7 +291,7 @@ impl OneStore {
     }
 
     /// Waits a moment for clients that have just left.
-    async fn can_be_closed(&self, needed: &NeedsClosed) -> Result<(), PerformError> {
+    pub(super) async fn can_be_closed(&self, needed: &NeedsClosed) -> Result<(), PerformError> {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             match self.may_be_closed(needed) {

@@ -118,6 +118,7 @@ impl Stores {
         &self,
         one: &OneStore,
         nodes: Vec<NodeName>,
+        is_changes_only: bool,
     ) -> Result<StoreAnswer, PerformError> {
         let mut members = Vec::new();
         for (index, node) in nodes.iter().enumerate() {
@@ -131,11 +132,11 @@ impl Stores {
             }
         }
         if members.is_empty() {
-            let request = StoreRequest::Snapshot { nodes };
+            let request = StoreRequest::Snapshot { nodes, changes_only: is_changes_only };
             return Ok(one.ask(move |store| store.perform_served(&request)).await??);
         }
         let handles: Vec<_> = members.iter().map(|member| (member.index, member.handle.clone())).collect();
-        let wanted = nodes.clone();
+        let wanted = (nodes.clone(), is_changes_only);
         let prepared = one.ask(move |store| prepare(store, wanted, &handles)).await?;
         let PreparedGroup { group, heads } = prepared?;
         let made: Vec<LayerId> = group.iter().filter_map(|new| new.next_head).collect();
@@ -192,14 +193,10 @@ impl Stores {
 /// Makes the next heads of images that are open, and what is needed of the others.
 fn prepare(
     store: &mut OpenStore<MapFiles>,
-    nodes: Vec<NodeName>,
+    (nodes, is_changes_only): (Vec<NodeName>, bool),
     open: &[(usize, ImageHandle)],
 ) -> Result<PreparedGroup, StoreError> {
-    let group = nodes.into_iter().map(|node| {
-        let (image, snapshot) = node.into_snapshot()?;
-        Ok(NewSnapshot { image, snapshot, next_head: None })
-    });
-    let mut group: Vec<NewSnapshot> = group.collect::<Result<_, StoreError>>()?;
+    let mut group = NewSnapshot::group(nodes, is_changes_only)?;
     store.expect_snapshots(&group)?;
     let mut heads = Vec::with_capacity(open.len());
     let made = (|| {

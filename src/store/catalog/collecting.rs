@@ -13,7 +13,8 @@ impl CatalogView {
         let unpacked = self.layers.values().filter(|row| !self.contents.contains_key(&row.id));
         let named = self.images.values().flat_map(nodes_of);
         let named = named.chain(self.images.values().map(|row| row.below.node));
-        let named = named.chain(self.snapshots.values().map(|row| row.below.node));
+        let named = named
+            .chain(self.snapshots.values().filter(|row| !row.is_changes_only()).map(|row| row.below.node));
         let named: BTreeSet<ChainNode> = named.chain(unpacked.map(|row| row.below.node)).collect();
         named.into_iter().filter_map(|node| match node {
             ChainNode::Layer(id) => self.contents.get(&id),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::id::{LayerId, SnapshotId};
 use super::refusal::ImageRefusal;
-use super::rows::{BaseRow, Below, ChainNode};
+use super::rows::{BaseRow, Below, ChainNode, SnapshotKeeps};
 use super::view::{CatalogChange, CatalogView};
 
 /// The first thing that does not fit.
@@ -115,6 +115,9 @@ fn snapshots(view: &CatalogView) -> Result<(), Inconsistency> {
         let name = || view.full_name(row);
         super::decide::check_size(row.size).map_err(|why| Inconsistency::Size { name: name(), why })?;
         stands(view, row.below, name)?;
+        if row.keeps == SnapshotKeeps::ChangesWithin && !matches!(row.below.node, ChainNode::Layer(_)) {
+            return Err(Inconsistency::Missing(name()));
+        }
         let has_parent = row.parent.is_none_or(|id| view.snapshots.contains_key(&id));
         if !has_parent || !view.images.contains_key(&row.image) {
             return Err(Inconsistency::Orphan(name()));

@@ -15,7 +15,8 @@ use super::consistency::{Inconsistency, checked};
 use super::encoding::{StoredRow, decode, encode};
 use super::foreign_rows::ForeignRow;
 use super::header::{
-    self, CatalogHeader, ChunkCompression, FOREIGN, HeaderError, PACKS, REMOTE_BASES, UNFINISHED,
+    self, CHANGES_ONLY, CatalogHeader, ChunkCompression, FOREIGN, HeaderError, PACKS, REMOTE_BASES,
+    UNFINISHED,
 };
 use super::packed_rows::{ContentsRow, PackRow};
 use super::rows::{BaseKind, BaseRow, ImageRow, LayerRow, MOST_ROWS, SnapshotRow, TentativeRow};
@@ -25,7 +26,7 @@ use crate::store::redb_errors::{caught_in, from_redb};
 /// Memory for pages of the file. Rows are kept apart from it.
 const CACHE: usize = 8 << 20;
 /// Changed sets between snapshots, which are stored apart from the maps of layers: by the later snapshot.
-/// Kept free for them; nothing is written yet.
+/// SnapshotKeeps free for them; nothing is written yet.
 pub(super) const EDGES: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("edges");
 
 type Rows<'a> = TableDefinition<'a, u128, &'a [u8]>;
@@ -189,12 +190,23 @@ impl StoreCatalog {
         let has_foreign = change.foreign.values().any(Option::is_some) || self.view.foreign.keys().any(stays);
         header.incompatible &= !FOREIGN;
         header.incompatible |= if has_foreign { FOREIGN } else { 0 };
+        header.incompatible &= !CHANGES_ONLY;
+        header.incompatible |= if self.keeps_changes_only(change) { CHANGES_ONLY } else { 0 };
         let stays = |row: &&BaseRow| !change.bases.contains_key(&row.id);
         let bases = self.view.bases().filter(stays).chain(change.bases.values().flatten());
         let has_remote = bases.into_iter().any(|row| row.kind == BaseKind::Remote);
         header.incompatible &= !REMOTE_BASES;
         header.incompatible |= if has_remote { REMOTE_BASES } else { 0 };
         header
+    }
+
+    /// Whether there is a snapshot after a change that keeps changes only, or one that is being taken.
+    fn keeps_changes_only(&self, change: &CatalogChange) -> bool {
+        let stays = self.view.changes_only.iter().any(|id| !change.snapshots.contains_key(id));
+        let comes = change.snapshots.values().flatten().any(SnapshotRow::is_changes_only);
+        let goes_on = |row: &&TentativeRow| !change.tentative.contains_key(&row.id);
+        let begun = self.view.tentative.values().filter(goes_on).chain(change.tentative.values().flatten());
+        stays || comes || begun.into_iter().any(|row| row.is_changes_only)
     }
 
     fn store(&mut self, change: &CatalogChange) -> Result<(), CatalogError> {

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 
 use super::draft::Draft;
 use super::id::{BaseId, ImageId, LayerId, Minter, SnapshotId};
-use super::name::{NodeName, StoreName};
+use super::name::{NameError, NodeName, StoreName};
 use super::refusal::ImageRefusal;
 use super::rows::{
     BaseIdentity, BaseKind, BaseRow, Below, ChainNode, ImageRow, LARGEST_IMAGE, LONGEST_PATH, LayerRow,
-    MOST_ROWS, SIZE_UNIT, SnapshotRow,
+    MOST_CHANGES_ONLY, MOST_ROWS, SIZE_UNIT, SnapshotKeeps, SnapshotRow,
 };
 use super::view::{CatalogChange, CatalogView};
 
@@ -40,6 +40,22 @@ pub struct NewSnapshot {
     pub snapshot: StoreName,
     /// The head that takes over, if its files are there and durable.
     pub next_head: Option<LayerId>,
+    /// It keeps no contents, only which parts have changed.
+    pub is_changes_only: bool,
+}
+
+impl NewSnapshot {
+    /// Snapshots of images that have no next head yet.
+    ///
+    /// # Errors
+    /// One is the name of an image.
+    pub fn group(nodes: Vec<NodeName>, is_changes_only: bool) -> Result<Vec<Self>, NameError> {
+        let new = |node: NodeName| {
+            let (image, snapshot) = node.into_snapshot()?;
+            Ok(Self { image, snapshot, next_head: None, is_changes_only })
+        };
+        nodes.into_iter().map(new).collect()
+    }
 }
 
 pub(super) fn image<'a>(view: &'a CatalogView, name: &StoreName) -> Result<&'a ImageRow, ImageRefusal> {
@@ -55,6 +71,16 @@ pub(super) fn snapshot<'a>(
     let found = view.snapshot(image.id, name);
     let missing = || ImageRefusal::NoSnapshot { image: of.clone(), snapshot: name.clone() };
     found.map(|row| (image, row)).ok_or_else(missing)
+}
+
+/// The same, of one that keeps its contents.
+pub(super) fn readable<'a>(
+    view: &'a CatalogView,
+    of: &StoreName,
+    name: &StoreName,
+) -> Result<(&'a ImageRow, &'a SnapshotRow), ImageRefusal> {
+    let (image, row) = snapshot(view, of, name)?;
+    if row.is_changes_only() { Err(ImageRefusal::ChangesOnly(view.full_name(row))) } else { Ok((image, row)) }
 }
 
 /// Whether a number of bytes is a size of an image.
@@ -190,6 +216,9 @@ pub fn take_snapshots(
         if view.snapshot(row.id, &new.snapshot).is_some() {
             return Err(ImageRefusal::Exists(format!("{}@{}", new.image, new.snapshot)));
         }
+        if new.is_changes_only && view.changes_only_of(row.id) >= MOST_CHANGES_ONLY {
+            return Err(ImageRefusal::ManyChanges(row.name.clone()));
+        }
         view.tentative_of(row.id).for_each(|begun| draft.end_tentative(begun.id));
         take_snapshot(view, &mut draft, minter, row, new)?;
     }
@@ -229,6 +258,7 @@ fn take_snapshot(
         parent: image.since,
         created_s: minter.now_s,
         is_held: false,
+        keeps: if new.is_changes_only { SnapshotKeeps::Changes } else { SnapshotKeeps::Contents },
     });
     after.since = Some(id);
     after.head = new.next_head;
@@ -249,7 +279,7 @@ pub fn make_clones(
     from: (&StoreName, &StoreName),
     names: &[StoreName],
 ) -> Result<CatalogChange, ImageRefusal> {
-    let (_, origin) = snapshot(view, from.0, from.1)?;
+    let origin = readable(view, from.0, from.1)?.1;
     has_room(view.images.len(), names.len(), "images")?;
     let mut draft = Draft::new(view);
     let mut seen = std::collections::BTreeSet::new();

@@ -30,7 +30,8 @@ impl CatalogView {
     /// Sealed layers that are not in packs, and when the first thing came that stands on them.
     fn sealed_since(&self) -> BTreeMap<LayerId, u64> {
         let images = self.images.values().map(|row| (row.below.node, row.created_s));
-        let snapshots = self.snapshots.values().map(|row| (row.below.node, row.created_s));
+        let snapshots = self.snapshots.values().filter(|row| !row.is_changes_only());
+        let snapshots = snapshots.map(|row| (row.below.node, row.created_s));
         let layers = self.layers.values().map(|row| (row.below.node, row.created_s));
         let mut since: BTreeMap<LayerId, u64> = BTreeMap::new();
         for (node, created_s) in snapshots.chain(layers).chain(images) {

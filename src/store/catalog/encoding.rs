@@ -13,7 +13,7 @@ use super::id::{BaseId, ImageId, LayerId, SnapshotId};
 use super::name::StoreName;
 use super::rows::{
     BaseIdentity, BaseKind, BaseRow, Below, ChainNode, ImageRow, LONGEST_KEY, LONGEST_PATH, LONGEST_VALUE,
-    LayerRow, MOST_PAIRS, SnapshotRow, TentativeRow,
+    LayerRow, MOST_PAIRS, SnapshotKeeps, SnapshotRow, TentativeRow,
 };
 
 const VERSION: u16 = 1;
@@ -106,6 +106,24 @@ fn read_pairs(from: &mut RowReader<'_>) -> Result<BTreeMap<String, String>, RowE
     Ok(pairs)
 }
 
+/// Beside the lowest bit of a byte that was nothing but this bit, so that older rows keep contents.
+const fn number_of(keeps: SnapshotKeeps) -> u8 {
+    match keeps {
+        SnapshotKeeps::Contents => 0,
+        SnapshotKeeps::Changes => 1,
+        SnapshotKeeps::ChangesWithin => 2,
+    }
+}
+
+const fn kept_of(number: u8) -> Result<SnapshotKeeps, RowError> {
+    match number {
+        0 => Ok(SnapshotKeeps::Contents),
+        1 => Ok(SnapshotKeeps::Changes),
+        2 => Ok(SnapshotKeeps::ChangesWithin),
+        _ => Err(RowError::Value),
+    }
+}
+
 impl StoredRow for ImageRow {
     const TABLE: &'static str = "images";
 
@@ -177,20 +195,16 @@ impl StoredRow for SnapshotRow {
     fn write(&self, to: &mut RowWriter) {
         to.uuid(self.image.0).text(self.name.as_str()).u64(self.size);
         write_below(to, self.below);
-        to.optional_uuid(self.parent.map(|id| id.0)).u64(self.created_s).bool(self.is_held);
+        to.optional_uuid(self.parent.map(|id| id.0)).u64(self.created_s);
+        to.u8(u8::from(self.is_held) | number_of(self.keeps) << 1);
     }
 
     fn read(key: Uuid, from: &mut RowReader<'_>) -> Result<Self, RowError> {
-        Ok(Self {
-            id: SnapshotId(key),
-            image: ImageId(from.uuid()?),
-            name: read_name(from)?,
-            size: from.u64()?,
-            below: read_below(from)?,
-            parent: from.optional_uuid()?.map(SnapshotId),
-            created_s: from.u64()?,
-            is_held: from.bool()?,
-        })
+        let (image, name, size) = (ImageId(from.uuid()?), read_name(from)?, from.u64()?);
+        let (below, parent) = (read_below(from)?, from.optional_uuid()?.map(SnapshotId));
+        let (created_s, flags) = (from.u64()?, from.u8()?);
+        let (is_held, keeps) = (flags & 1 == 1, kept_of(flags >> 1)?);
+        Ok(Self { id: SnapshotId(key), image, name, size, below, parent, created_s, is_held, keeps })
     }
 }
 
@@ -202,7 +216,8 @@ impl StoredRow for TentativeRow {
     }
 
     fn write(&self, to: &mut RowWriter) {
-        to.uuid(self.group).uuid(self.image.0).bool(self.snapshot.is_some());
+        to.uuid(self.group).uuid(self.image.0);
+        to.u8(u8::from(self.snapshot.is_some()) << u8::from(self.is_changes_only));
         to.text(self.snapshot.as_ref().map_or("", StoreName::as_str));
         to.optional_uuid(self.head.map(|id| id.0)).optional_uuid(self.next_head.map(|id| id.0));
         to.uuid(self.boot).u64(self.place.0).u64(self.place.1);
@@ -210,15 +225,18 @@ impl StoredRow for TentativeRow {
 
     fn read(key: Uuid, from: &mut RowReader<'_>) -> Result<Self, RowError> {
         let (group, image) = (from.uuid()?, ImageId(from.uuid()?));
-        let snapshot = match from.bool()? {
-            true => Some(read_name(from)?),
-            false => from.text(0).map(|_| None)?,
+        let kind = from.u8()?;
+        let snapshot = match kind {
+            0 => from.text(0).map(|_| None)?,
+            1 | 2 => Some(read_name(from)?),
+            _ => return Err(RowError::Value),
         };
         Ok(Self {
             id: SnapshotId(key),
             group,
             image,
             snapshot,
+            is_changes_only: kind == 2,
             head: from.optional_uuid()?.map(LayerId),
             next_head: from.optional_uuid()?.map(LayerId),
             boot: from.uuid()?,
@@ -328,6 +346,7 @@ mod tests {
             parent: Some(SnapshotId(Uuid::from_u128(16))),
             created_s: 17,
             is_held: false,
+            keeps: SnapshotKeeps::Contents,
         }
     }
 
@@ -337,6 +356,7 @@ mod tests {
             group: Uuid::from_u128(19),
             image: image().id,
             snapshot,
+            is_changes_only: false,
             head: None,
             next_head: Some(layer().id),
             boot: Uuid::from_u128(20),
@@ -346,12 +366,22 @@ mod tests {
 
     #[test]
     fn rows_read_as_themselves() {
-        for row in [tentative(None), tentative(Some(snapshot().name))] {
+        let named = tentative(Some(snapshot().name));
+        let of_changes = TentativeRow { is_changes_only: true, ..named.clone() };
+        for row in [tentative(None), named, of_changes] {
             assert_eq!(decode(row.key(), &encode(&row)), Ok(row));
         }
         assert_eq!(decode(image().key(), &encode(&image())), Ok(image()));
         assert_eq!(decode(layer().key(), &encode(&layer())), Ok(layer()));
-        assert_eq!(decode(snapshot().key(), &encode(&snapshot())), Ok(snapshot()));
+        for (is_held, keeps) in [
+            (false, SnapshotKeeps::Contents),
+            (true, SnapshotKeeps::Contents),
+            (true, SnapshotKeeps::Changes),
+            (false, SnapshotKeeps::ChangesWithin),
+        ] {
+            let row = SnapshotRow { is_held, keeps, ..snapshot() };
+            assert_eq!(decode(row.key(), &encode(&row)), Ok(row));
+        }
         assert_eq!(decode(base().key(), &encode(&base())), Ok(base()));
     }
 

@@ -26,9 +26,17 @@ use super::view::{CatalogChange, CatalogView};
 /// have changed than has.
 const ENOUGH_LAYERS: usize = 1024;
 
-/// For each layer that has a record of changes, the snapshot that they are counted from; none if the record
-/// cannot be read.
-pub type RecordAnchors = BTreeMap<LayerId, Option<SnapshotId>>;
+/// What is in memory of a layer's record of changes.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RecordHead {
+    /// The snapshot that changes are counted from; none: what the layer stands on.
+    pub anchor: Option<SnapshotId>,
+    /// Points in time within the layer, the newest first.
+    pub points: Vec<SnapshotId>,
+}
+
+/// For each layer that has a record of changes, what it begins with; none if the record cannot be read.
+pub type RecordHeads = BTreeMap<LayerId, Option<RecordHead>>;
 
 /// By uuid, as the catalogue stores them, in hexadecimal.
 type RowTexts = BTreeMap<String, String>;
@@ -48,6 +56,9 @@ pub struct CatalogExcerpt {
     #[serde(default, skip_serializing_if = "RowTexts::is_empty")]
     foreign: RowTexts,
     records: BTreeMap<String, Option<String>>,
+    /// Points in time within layers.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    points: BTreeMap<String, Vec<String>>,
 }
 
 /// Rows that were read again.
@@ -55,7 +66,7 @@ pub struct CatalogExcerpt {
 pub struct ReadExcerpt {
     pub header: CatalogHeader,
     pub view: CatalogView,
-    pub records: RecordAnchors,
+    pub records: RecordHeads,
 }
 
 struct ExcerptDraft<'a> {
@@ -81,7 +92,7 @@ impl ExcerptDraft<'_> {
     }
 
     /// What all of it stands on.
-    fn follow(&mut self, records: &RecordAnchors) {
+    fn follow(&mut self, records: &RecordHeads) {
         while let Some(node) = self.nodes.pop() {
             match node {
                 ChainNode::Nothing => {}
@@ -94,7 +105,7 @@ impl ExcerptDraft<'_> {
                         continue;
                     }
                     self.nodes.push(row.below.node);
-                    let anchor = records.get(&id).copied().flatten();
+                    let anchor = records.get(&id).and_then(|head| head.as_ref()?.anchor);
                     let anchor = anchor.filter(|_| self.rows.layers.len() <= ENOUGH_LAYERS);
                     if let Some(anchor) = anchor.and_then(|anchor| self.view.snapshot_by_id(anchor)) {
                         self.add_snapshot(anchor);
@@ -112,7 +123,7 @@ impl ExcerptDraft<'_> {
 pub fn excerpt(
     view: &CatalogView,
     header: &CatalogHeader,
-    records: &RecordAnchors,
+    records: &RecordHeads,
     snapshots: &[&NodeName],
 ) -> Result<CatalogExcerpt, ImageRefusal> {
     let mut gathered = ExcerptDraft { view, rows: CatalogChange::default(), nodes: Vec::new() };
@@ -124,11 +135,18 @@ pub fn excerpt(
     }
     gathered.follow(records);
     let rows = gathered.rows;
-    let told = records.iter().filter(|(layer, _)| rows.layers.contains_key(layer));
-    let text = |anchor: &Option<SnapshotId>| anchor.map(|anchor| anchor.to_string());
+    let told = || records.iter().filter(|(layer, _)| rows.layers.contains_key(layer));
+    let text = |head: &RecordHead| head.anchor.map(|anchor| anchor.to_string());
+    // Without an anchor a record that can be read has points.
+    let anchors = told().filter(|(_, head)| head.as_ref().is_none_or(|head| head.anchor.is_some()));
+    let points = told().filter_map(|(layer, head)| Some((layer, &head.as_ref()?.points)));
+    let points = points.filter(|(_, points)| !points.is_empty());
+    let points =
+        points.map(|(layer, ids)| (layer.to_string(), ids.iter().map(SnapshotId::to_string).collect()));
     Ok(CatalogExcerpt {
         header: to_hex(&header.encode()),
-        records: told.map(|(layer, anchor)| (layer.to_string(), text(anchor))).collect(),
+        records: anchors.map(|(layer, head)| (layer.to_string(), head.as_ref().and_then(text))).collect(),
+        points: points.collect(),
         images: texts(rows.images.values().flatten()),
         snapshots: texts(rows.snapshots.values().flatten()),
         layers: texts(rows.layers.values().flatten()),
@@ -146,6 +164,7 @@ pub fn sealed_rows(view: &CatalogView, header: &CatalogHeader) -> CatalogExcerpt
     CatalogExcerpt {
         header: to_hex(&header.encode()),
         records: BTreeMap::new(),
+        points: BTreeMap::new(),
         images: texts(images.iter()),
         snapshots: texts(view.snapshots.values()),
         layers: texts(view.layers().filter(|row| row.is_sealed)),
@@ -183,10 +202,16 @@ impl CatalogExcerpt {
         if rows.layers.values().flatten().any(|row| !row.is_sealed) {
             return Err(damaged());
         }
-        let mut records = RecordAnchors::new();
+        let mut records = RecordHeads::new();
         for (layer, anchor) in &self.records {
-            let anchor = anchor.as_deref().map(uuid).transpose()?;
-            records.insert(LayerId(uuid(layer)?), anchor.map(SnapshotId));
+            let anchor = anchor.as_deref().map(uuid).transpose()?.map(SnapshotId);
+            let head = anchor.map(|anchor| RecordHead { anchor: Some(anchor), points: Vec::new() });
+            records.insert(LayerId(uuid(layer)?), head);
+        }
+        for (layer, points) in &self.points {
+            let points = points.iter().map(|id| uuid(id).map(SnapshotId)).collect::<Result<_, _>>()?;
+            let head = records.entry(LayerId(uuid(layer)?)).or_default();
+            head.get_or_insert_default().points = points;
         }
         Ok(ReadExcerpt { header, view: checked(&rows)?, records })
     }

@@ -11,7 +11,7 @@ use super::id::{ImageId, LayerId, Minter, SnapshotId};
 use super::name::StoreName;
 use super::packed_rows::{ContentsRow, PackRow};
 use super::refusal::ImageRefusal;
-use super::rows::{Below, ChainNode, LayerRow, SnapshotRow};
+use super::rows::{Below, ChainNode, LayerRow, SnapshotKeeps, SnapshotRow};
 use super::view::{CatalogChange, CatalogView};
 use crate::store::manifest::{ManifestEntry, ManifestRoot, NamedChunk};
 use crate::store::pack::{ChunkHint, ChunkSpace};
@@ -117,6 +117,7 @@ pub(in crate::store) fn clone_foreign(
         parent: None,
         created_s: now_s,
         is_held: false,
+        keeps: SnapshotKeeps::Contents,
     });
     let mut image = bare_image(id, name.clone(), size, now_s);
     (image.below, image.since) = (below, Some(snapshot));

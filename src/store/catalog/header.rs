@@ -28,10 +28,13 @@ const ZSTD: u64 = 4;
 pub(super) const FOREIGN: u64 = 8;
 /// There are bases that are exports of other servers: set while there are some.
 pub(super) const REMOTE_BASES: u64 = 16;
+/// There are snapshots that keep changes only, or that are being taken so: set while there are some. A
+/// program that does not know it would read from them.
+pub(super) const CHANGES_ONLY: u64 = 32;
 /// Of the compatible ones: what comes into packs is not compressed. Set when the store is made.
 const RAW: u64 = 1;
 /// Feature bits that this program knows.
-const KNOWN_INCOMPATIBLE: u64 = PACKS | UNFINISHED | ZSTD | FOREIGN | REMOTE_BASES;
+const KNOWN_INCOMPATIBLE: u64 = PACKS | UNFINISHED | ZSTD | FOREIGN | REMOTE_BASES | CHANGES_ONLY;
 const KNOWN_READ_ONLY_COMPATIBLE: u64 = 0;
 
 /// What stands in the header.

@@ -5,7 +5,7 @@ use super::draft::Draft;
 use super::id::{ImageId, LayerId, Minter, SnapshotId};
 use super::name::StoreName;
 use super::refusal::ImageRefusal;
-use super::rows::{Below, ChainNode, DEEPEST, ImageRow, LayerRow, SnapshotRow};
+use super::rows::{Below, ChainNode, DEEPEST, ImageRow, LayerRow, SnapshotKeeps, SnapshotRow};
 use super::view::{CatalogChange, CatalogView};
 
 /// A snapshot whose contents are in a new layer, or in that layer and the snapshot before it.
@@ -67,6 +67,7 @@ pub fn import_snapshot(
         parent: new.from,
         created_s: minter.now_s,
         is_held: false,
+        keeps: SnapshotKeeps::Contents,
     });
     draft.set_image(ImageRow { size: new.size, below, since: Some(new.id), ..before });
     Ok(draft.finish())

@@ -43,6 +43,8 @@ pub struct SpaceFigures<'a> {
 /// How many images and snapshots need a layer, and read contents in packs. Two are as good as more.
 struct NodeCounts {
     layers: BTreeMap<LayerId, u64>,
+    /// How many snapshots that keep changes only stand on or above a layer.
+    marks: BTreeMap<LayerId, u64>,
     contents: BTreeMap<LayerId, u64>,
 }
 
@@ -80,7 +82,11 @@ pub fn listing<'a>(view: &'a CatalogView, figures: &SpaceFigures<'_>) -> Vec<Lis
                 stack.extend(of_it.into_iter().rev().map(|row| (image, Some(row), level + 1)));
             }
             Some(row) => {
-                lines.push(ListedNode { image, snapshot, level, space: space(row.below, None) });
+                let space = match row.is_changes_only() {
+                    true => space_of_changes(view, &users, figures, row.below),
+                    false => space(row.below, None),
+                };
+                lines.push(ListedNode { image, snapshot, level, space });
                 let clones = view.clones_of(row.id);
                 stack.extend(clones.into_iter().rev().map(|image| (image, None, level + 1)));
             }
@@ -104,7 +110,7 @@ fn space(
         space.depth += 1;
         space.used += bytes;
         match users.layers.get(&layer.id) {
-            Some(1) => space.unique += bytes,
+            Some(1) if !users.marks.contains_key(&layer.id) => space.unique += bytes,
             _ => space.shared += bytes,
         }
         contents = contents.or_else(|| view.contents(layer.id).map(|row| row.layer));
@@ -119,10 +125,35 @@ fn space(
     space
 }
 
+/// The space of a snapshot that keeps changes only: layers that nobody reads, such as those that a rollback
+/// left.
+fn space_of_changes(
+    view: &CatalogView,
+    users: &NodeCounts,
+    figures: &SpaceFigures<'_>,
+    from: Below,
+) -> Space {
+    let mut space = Space::default();
+    for layer in view.layers_from(from.node).take_while(|layer| !users.layers.contains_key(&layer.id)) {
+        let bytes = (figures.layer)(layer.id);
+        space.depth += 1;
+        space.used += bytes;
+        match users.marks.get(&layer.id) {
+            Some(1) => space.unique += bytes,
+            _ => space.shared += bytes,
+        }
+    }
+    space
+}
+
 fn users(view: &CatalogView) -> NodeCounts {
-    let mut users = NodeCounts { layers: BTreeMap::new(), contents: BTreeMap::new() };
+    let mut users = NodeCounts { layers: BTreeMap::new(), marks: BTreeMap::new(), contents: BTreeMap::new() };
+    for row in view.changes_only() {
+        view.layers_from(row.below.node).for_each(|layer| *users.marks.entry(layer.id).or_default() += 1);
+    }
     let of_images = view.images.values().map(|row| row.head.map_or(row.below.node, ChainNode::Layer));
-    let of_snapshots = view.snapshots.values().map(|row| row.below.node);
+    let of_snapshots = view.snapshots.values().filter(|row| !row.is_changes_only());
+    let of_snapshots = of_snapshots.map(|row| row.below.node);
     for node in of_images.chain(of_snapshots) {
         let mut reads = true;
         for layer in view.layers_from(node) {

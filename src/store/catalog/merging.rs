@@ -8,13 +8,13 @@ use super::draft::Draft;
 use super::id::{ImageId, LayerId, Minter};
 use super::name::StoreName;
 use super::refusal::ImageRefusal;
-use super::rows::{Below, ChainNode, DEEPEST, ImageRow, LayerRow, MOST_ROWS, SnapshotRow};
+use super::rows::{Below, ChainNode, DEEPEST, ImageRow, LayerRow, MOST_ROWS, SnapshotKeeps, SnapshotRow};
 use super::view::{CatalogChange, CatalogView};
 
 /// A lower layer that is at most so many times as large as the upper one is worth to be copied with it.
 const MOST_BELOW: u64 = 4;
 
-/// Two sealed layers of which nothing but the upper one names the lower one.
+/// Two sealed layers of which nothing but the upper one reads the lower one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct MergePair {
     pub upper: LayerId,
@@ -32,7 +32,7 @@ impl MergePair {
         let is_pair = upper.below.node == ChainNode::Layer(self.lower) && upper.is_sealed && lower.is_sealed;
         // What was ingested has no file of data any more.
         let has_data = [upper, lower].iter().all(|row| view.contents(row.id).is_none());
-        match is_pair && has_data && view.uses(ChainNode::Layer(self.lower)) == 1 {
+        match is_pair && has_data && view.readers(ChainNode::Layer(self.lower)) == 1 {
             true => Ok([upper, lower]),
             false => Err(ImageRefusal::NotMergeable(self.lower)),
         }
@@ -113,6 +113,10 @@ pub fn finish_merge(
     for row in view.snapshots.values() {
         if let Some(below) = moved(row.below) {
             draft.set_snapshot(SnapshotRow { below, ..row.clone() });
+        } else if row.below.node == ChainNode::Layer(pair.lower) {
+            // It keeps changes only, or the two would be no pair.
+            let below = Below { node: to, ..row.below };
+            draft.set_snapshot(SnapshotRow { below, keeps: SnapshotKeeps::ChangesWithin, ..row.clone() });
         }
     }
     Ok(draft.finish())

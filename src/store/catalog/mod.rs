@@ -54,7 +54,7 @@ pub use decide::{
     Beginning, NewImage, NewSnapshot, adopt_head, begin_writing, check_size, create, expect_snapshots,
     make_clones, rename, resize, take_snapshots,
 };
-pub use excerpt::{CatalogExcerpt, ReadExcerpt, RecordAnchors, excerpt, sealed_rows};
+pub use excerpt::{CatalogExcerpt, ReadExcerpt, RecordHead, RecordHeads, excerpt, sealed_rows};
 pub(in crate::store) use foreign::{ForeignPack, ForeignSnapshot, NewForeignImage, clone_foreign};
 pub(in crate::store) use foreign_rows::{ForeignRow, PackOrigin};
 pub use header::{CatalogHeader, ChunkCompression};
@@ -69,11 +69,11 @@ pub(in crate::store) use packed_rows::{ContentsRow, PackRow};
 pub use rebasing::rebase;
 pub use rebuilding::{FoundLayer, RebuiltRows, rebuild};
 pub use refusal::ImageRefusal;
-pub use removal::{remove, roll_back};
+pub use removal::{give_up_contents, remove, roll_back};
 pub(in crate::store) use rows::MOST_ROWS;
 pub use rows::{
     BaseIdentity, BaseKind, BaseRow, Below, ChainNode, ImageRow, LARGEST_IMAGE, LayerRow, MOST_LAYERS,
-    MapPlace, SIZE_UNIT, SnapshotRow, TentativeRow,
+    MapPlace, SIZE_UNIT, SnapshotKeeps, SnapshotRow, TentativeRow,
 };
 pub use storage::CatalogFile;
 pub use tentative::{begin_snapshots, go_on_without_snapshots, withdraw};

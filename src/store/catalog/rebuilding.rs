@@ -11,7 +11,8 @@ use super::decide::{bare_image, check_size};
 use super::id::{BaseId, ImageId, LayerId, Minter, SnapshotId};
 use super::name::StoreName;
 use super::rows::{
-    BaseIdentity, BaseKind, BaseRow, Below, ChainNode, DEEPEST, ImageRow, LONGEST_PATH, LayerRow, SnapshotRow,
+    BaseIdentity, BaseKind, BaseRow, Below, ChainNode, DEEPEST, ImageRow, LONGEST_PATH, LayerRow,
+    SnapshotKeeps, SnapshotRow,
 };
 use super::view::CatalogChange;
 
@@ -275,6 +276,7 @@ fn snapshots(found: &FoundLayers, rows: &mut CatalogChange, minter: &mut Minter<
         parent: None,
         created_s: layer.created_s,
         is_held: false,
+        keeps: SnapshotKeeps::Contents,
     };
     for layer in &sealed {
         for (id, image, name) in known.get(&layer.id).into_iter().flatten() {

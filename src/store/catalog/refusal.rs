@@ -2,7 +2,7 @@
 
 use super::id::{ImageId, LayerId, SnapshotId};
 use super::name::StoreName;
-use super::rows::{DEEPEST, LARGEST_IMAGE, MOST_ROWS, SIZE_UNIT};
+use super::rows::{DEEPEST, LARGEST_IMAGE, MOST_CHANGES_ONLY, MOST_ROWS, SIZE_UNIT};
 
 /// Names that a sentence lists before it only counts the others.
 const LISTED: usize = 8;
@@ -69,6 +69,15 @@ pub enum ImageRefusal {
     Unfinished(StoreName),
     #[error("what the tier has of the snapshot cannot be used: {0}; push it again from where it was made")]
     ForeignRecord(&'static str),
+    #[error(
+        "\"{0}\" has no contents that could be read: it keeps only which parts of the disk have changed (--changes-only). \
+         Name a snapshot that keeps its contents; changes are counted from this one (`ringnbd image diff`, `export --delta`)"
+    )]
+    ChangesOnly(String),
+    #[error(
+        "\"{0}\" has {MOST_CHANGES_ONLY} snapshots that keep changes only, which is the most: remove some of them"
+    )]
+    ManyChanges(StoreName),
     #[error("\"{0}\" has a head already")]
     HasHead(StoreName),
 }

@@ -1,14 +1,17 @@
-//! What takes rows away: removing and rolling back.
+//! What takes rows away, or contents: removing, rolling back, and giving up the contents of snapshots.
 //!
 //! A layer goes with the last row that names it: an image by its head or by what it begins with, a
 //! snapshot, or a layer above. So the layers of a removed snapshot stay as long as anything above them
 //! does; `merging` makes one of them.
 
-use super::decide::{image, snapshot};
+use std::collections::BTreeMap;
+
+use super::decide::{image, readable, snapshot};
 use super::draft::Draft;
+use super::id::ImageId;
 use super::name::{NodeName, StoreName};
 use super::refusal::ImageRefusal;
-use super::rows::{ImageRow, SnapshotRow};
+use super::rows::{ImageRow, MOST_CHANGES_ONLY, SnapshotKeeps, SnapshotRow};
 use super::view::{CatalogChange, CatalogView};
 
 /// Takes a snapshot or an image away, and with an image its snapshots if `with_snapshots`.
@@ -44,6 +47,30 @@ pub fn remove(
     Ok(draft.finish())
 }
 
+/// Snapshots keep from now on only which parts of the disk have changed.
+///
+/// # Errors
+/// One is missing or held, or images were cloned from it; or an image has as many of them as it may.
+pub fn give_up_contents(view: &CatalogView, nodes: &[NodeName]) -> Result<CatalogChange, ImageRefusal> {
+    let mut draft = Draft::new(view);
+    let mut more: BTreeMap<ImageId, usize> = BTreeMap::new();
+    for node in nodes {
+        let name = node.snapshot.as_ref().ok_or_else(|| ImageRefusal::NoImage(node.image.clone()))?;
+        let (image, row) = snapshot(view, &node.image, name)?;
+        if row.is_changes_only() {
+            continue;
+        }
+        may_go(view, row)?;
+        let count = more.entry(image.id).or_insert_with(|| view.changes_only_of(image.id));
+        *count += 1;
+        if *count > MOST_CHANGES_ONLY {
+            return Err(ImageRefusal::ManyChanges(image.name.clone()));
+        }
+        draft.set_snapshot(SnapshotRow { keeps: SnapshotKeeps::Changes, ..row.clone() });
+    }
+    Ok(draft.finish())
+}
+
 fn may_go(view: &CatalogView, row: &SnapshotRow) -> Result<(), ImageRefusal> {
     if row.is_held {
         return Err(ImageRefusal::Held(view.full_name(row)));
@@ -66,7 +93,7 @@ pub fn roll_back(
     is_in_use: bool,
     is_forced: bool,
 ) -> Result<CatalogChange, ImageRefusal> {
-    let (image, to) = snapshot(view, name, to)?;
+    let (image, to) = readable(view, name, to)?;
     if is_in_use && !is_forced {
         return Err(ImageRefusal::InUse(name.clone()));
     }

@@ -19,6 +19,8 @@ pub const SIZE_UNIT: u64 = 512;
 pub(super) const DEEPEST: usize = 8;
 /// With the head.
 pub const MOST_LAYERS: usize = DEEPEST + 1;
+/// Snapshots of an image that keep no contents: a layer may have all of them within.
+pub(super) const MOST_CHANGES_ONLY: usize = 1000;
 /// Key-values of an image, and bytes of a key and of a value.
 pub(super) const MOST_PAIRS: usize = 64;
 pub(super) const LONGEST_KEY: usize = 64;
@@ -97,6 +99,19 @@ pub struct LayerRow {
     pub created_s: u64,
 }
 
+/// What is kept of a point in time.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SnapshotKeeps {
+    /// Its contents.
+    #[default]
+    Contents,
+    /// Which parts of the disk have changed before it and since. The layer that it stands on may still have
+    /// its contents.
+    Changes,
+    /// The same. It is a point within the layer that it stands on: that one's record has its place.
+    ChangesWithin,
+}
+
 /// A point in time of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotRow {
@@ -111,6 +126,15 @@ pub struct SnapshotRow {
     pub created_s: u64,
     /// It cannot be removed.
     pub is_held: bool,
+    pub keeps: SnapshotKeeps,
+}
+
+impl SnapshotRow {
+    /// Nobody can read it: which parts have changed is all that is known of it.
+    #[must_use]
+    pub fn is_changes_only(&self) -> bool {
+        self.keeps != SnapshotKeeps::Contents
+    }
 }
 
 /// Where the map of a next head is: device and inode. A copy of a store has others.
@@ -125,6 +149,8 @@ pub struct TentativeRow {
     pub image: ImageId,
     /// None: the snapshot failed. The next head takes over without it.
     pub snapshot: Option<StoreName>,
+    /// The snapshot will keep no contents.
+    pub is_changes_only: bool,
     /// The head that is being sealed, if there is one.
     pub head: Option<LayerId>,
     /// The one that takes over, unless nobody writes the image.

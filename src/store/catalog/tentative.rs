@@ -62,6 +62,7 @@ pub fn begin_snapshots(
             group: number,
             image: row.id,
             snapshot: Some(new.snapshot.clone()),
+            is_changes_only: new.is_changes_only,
             head: row.head,
             next_head: new.next_head,
             boot,
@@ -97,7 +98,7 @@ pub fn go_on_without_snapshots(
     for row in view.tentative().filter(|row| images.contains(&row.image)) {
         let is_durable = durable.contains(&row.image);
         if !is_durable && !gone.contains(&row.image) && row.next_head.is_some() {
-            draft.set_tentative(TentativeRow { snapshot: None, ..row.clone() });
+            draft.set_tentative(TentativeRow { snapshot: None, is_changes_only: false, ..row.clone() });
             continue;
         }
         draft.end_tentative(row.id);

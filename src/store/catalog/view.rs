@@ -82,6 +82,9 @@ pub struct CatalogView {
     snapshot_names: BTreeMap<(ImageId, StoreName), SnapshotId>,
     clones: BTreeSet<(SnapshotId, ImageId)>,
     uses: BTreeMap<ChainNode, u64>,
+    /// Snapshots that keep changes only, and how many of these rows they are.
+    pub(super) changes_only: BTreeSet<SnapshotId>,
+    marks: BTreeMap<ChainNode, u64>,
 }
 
 impl CatalogView {
@@ -101,8 +104,11 @@ impl CatalogView {
         }
         for id in change.snapshots.keys() {
             if let Some(old) = self.snapshots.remove(id) {
-                self.snapshot_names.remove(&(old.image, old.name));
+                if self.changes_only.remove(id) {
+                    less(&mut self.marks, old.below.node);
+                }
                 self.unname(old.below.node);
+                self.snapshot_names.remove(&(old.image, old.name));
             }
         }
         for id in change.layers.keys() {
@@ -116,6 +122,10 @@ impl CatalogView {
         for row in change.snapshots.values().flatten() {
             self.snapshot_names.insert((row.image, row.name.clone()), row.id);
             self.name(row.below.node);
+            if row.is_changes_only() {
+                self.changes_only.insert(row.id);
+                more(&mut self.marks, row.below.node);
+            }
             self.snapshots.insert(row.id, row.clone());
         }
         for row in change.layers.values().flatten() {
@@ -172,23 +182,37 @@ impl CatalogView {
     }
 
     fn name(&mut self, node: ChainNode) {
-        if node != ChainNode::Nothing {
-            *self.uses.entry(node).or_default() += 1;
-        }
+        more(&mut self.uses, node);
     }
 
     fn unname(&mut self, node: ChainNode) {
-        if let Some(count) = self.uses.get_mut(&node) {
-            *count -= 1;
-            if *count == 0 {
-                self.uses.remove(&node);
-            }
-        }
+        less(&mut self.uses, node);
     }
 
     /// How many rows name a node.
     pub(super) fn uses(&self, node: ChainNode) -> u64 {
         self.uses.get(&node).copied().unwrap_or_default()
+    }
+
+    /// How many of them read what it has: all but the snapshots that keep changes only.
+    pub(super) fn readers(&self, node: ChainNode) -> u64 {
+        self.uses(node) - self.marks.get(&node).copied().unwrap_or_default()
+    }
+
+    /// The snapshots of an image that keep changes only.
+    pub(in crate::store) fn changes_only_of(&self, image: ImageId) -> usize {
+        let ids = self.snapshot_ids_of(image);
+        ids.filter(|id| self.snapshots[id].is_changes_only()).count()
+    }
+
+    /// All that keep changes only.
+    pub(in crate::store) fn changes_only(&self) -> impl Iterator<Item = &SnapshotRow> {
+        self.changes_only.iter().map(|id| &self.snapshots[id])
+    }
+
+    /// Those of them that stand on a layer.
+    pub(in crate::store) fn marks_on(&self, layer: LayerId) -> impl Iterator<Item = &SnapshotRow> {
+        self.changes_only().filter(move |row| row.below.node == ChainNode::Layer(layer))
     }
 
     #[must_use]
@@ -307,6 +331,21 @@ impl CatalogView {
         match image.head {
             Some(head) => self.chain(Below { node: ChainNode::Layer(head), bytes: image.size }),
             None => self.chain(image.below),
+        }
+    }
+}
+
+fn more(counts: &mut BTreeMap<ChainNode, u64>, node: ChainNode) {
+    if node != ChainNode::Nothing {
+        *counts.entry(node).or_default() += 1;
+    }
+}
+
+fn less(counts: &mut BTreeMap<ChainNode, u64>, node: ChainNode) {
+    if let Some(count) = counts.get_mut(&node) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&node);
         }
     }
 }

@@ -12,6 +12,12 @@
 //! removed, the set takes in what differs between it and the snapshot before it, which is the anchor from
 //! then on.
 //!
+//! A snapshot that keeps changes only does not hold its layer: that is merged into the one above it. What the
+//! two layers held apart is written into the record of the merged one: the snapshot is a *point* within that
+//! layer, and the record has what differs between the layer and its newest point, between one point and the
+//! next, and between the oldest one and what is below. A trace goes from part to part, and the trace of such
+//! a snapshot begins at its point.
+//!
 //! Records are files of their own, `changed/<layer>`, made durable before the catalogue knows of the layer.
 //! What such a file says is true for ever, since neither a layer that took something in nor a snapshot
 //! changes: a file that came and whose layer did not is rubbish, which the next change removes.
@@ -22,4 +28,4 @@ mod trace;
 
 pub(crate) use record::{ChangeRecord, ChangeRecordError};
 pub(crate) use set::ChangedSet;
-pub(crate) use trace::{ChainDifference, ChangeTrace};
+pub(crate) use trace::{ChainDifference, ChangeTrace, TraceStart, extent};

@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use crate::store::catalog::{Below, CatalogView, ChainNode, LayerId, SnapshotId};
+use crate::store::catalog::{
+    Below, CatalogView, ChainNode, LayerId, RecordHead, SnapshotId, SnapshotKeeps, SnapshotRow,
+};
 
 /// Layers that a trace goes through at most: those of a few chains, one behind the other.
 const MOST_STEPS: usize = 1024;
@@ -13,12 +15,29 @@ pub(crate) struct TraceStep {
     pub(crate) layer: LayerId,
     /// Bytes of it that are seen from above.
     pub(crate) visible: u64,
-    /// What differs from the next step is in the layer's record, and not in its map.
-    pub(crate) is_recorded: bool,
+    /// What differs from the next step is in this part of the layer's record; none: in its map.
+    pub(crate) part: Option<usize>,
 }
 
-/// The layers below a point in time, newest first. From a layer with a record the way goes on at the
-/// record's anchor.
+/// Where a point in time is in a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TraceStart {
+    /// Bytes of the disk.
+    pub(crate) size: u64,
+    pub(crate) from: Below,
+    /// It is this point within the layer that it stands on.
+    pub(crate) within: Option<SnapshotId>,
+}
+
+impl TraceStart {
+    pub(crate) fn of_snapshot(row: &SnapshotRow) -> Self {
+        let within = (row.keeps == SnapshotKeeps::ChangesWithin).then_some(row.id);
+        Self { size: row.size, from: row.below, within }
+    }
+}
+
+/// The layers below a point in time, newest first. A layer with points in time within it has a step for each
+/// part between them. From a layer with an anchor the way goes on there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ChangeTrace {
     /// Bytes of the disk.
@@ -42,48 +61,72 @@ pub(crate) struct ChainDifference {
 }
 
 impl ChangeTrace {
-    /// Follows the chain from a place on. `anchor` tells of the anchor of a layer's record: `None` without a
-    /// record.
+    /// Follows the chain from a place on. `head` tells of a layer's record: `None` without a record.
     ///
     /// It gives `None` if the way has no end. Where a record cannot be used it ends, and what is behind
     /// that is not known.
-    pub(crate) fn of(
+    pub(crate) fn of<'a>(
         view: &CatalogView,
-        size: u64,
-        from: Below,
-        anchor: &dyn Fn(LayerId) -> Option<Option<SnapshotId>>,
+        start: TraceStart,
+        head: &dyn Fn(LayerId) -> Option<Option<&'a RecordHead>>,
     ) -> Option<Self> {
-        let (mut steps, mut below, mut visible) = (Vec::new(), from, size.min(from.bytes));
+        let TraceStart { size, from: mut below, mut within } = start;
+        let (mut steps, mut visible) = (Vec::new(), size.min(below.bytes));
         while let ChainNode::Layer(layer) = below.node {
             let row = view.layer(layer)?;
-            if steps.len() == MOST_STEPS {
+            if steps.len() >= MOST_STEPS {
                 return None;
             }
-            let mut step = TraceStep { layer, visible, is_recorded: false };
-            below = row.below;
+            let step = |part| TraceStep { layer, visible, part };
+            let unknown = |steps| Some(Self { size, steps, end: None, end_visible: 0 });
             // What is still written changes without its record.
-            match anchor(layer).filter(|_| row.is_sealed) {
-                Some(Some(anchor)) => {
-                    if let Some(snapshot) = view.snapshot_by_id(anchor) {
-                        step.is_recorded = true;
-                        below = snapshot.below.within(snapshot.size);
-                    }
+            let record = match (head(layer).filter(|_| row.is_sealed), within.take()) {
+                (None, None) => None,
+                (Some(Some(record)), None) => Some((record, 0, false)),
+                (Some(Some(record)), Some(point)) => match record.points.iter().position(|id| *id == point) {
+                    Some(place) => Some((record, place + 1, true)),
+                    None => return unknown(steps),
+                },
+                (None, Some(_)) => return unknown(steps),
+                (Some(None), within) => {
+                    // Without its record nobody knows where a point within it is.
+                    steps.extend(within.is_none().then(|| step(None)));
+                    return unknown(steps);
                 }
-                Some(None) => {
-                    steps.push(step);
-                    return Some(Self { size, steps, end: None, end_visible: 0 });
+            };
+            let Some((record, first, is_within)) = record else {
+                steps.push(step(None));
+                (below, visible) = (row.below, visible.min(row.below.bytes));
+                continue;
+            };
+            steps.extend((first..record.points.len()).map(|part| step(Some(part))));
+            match (record.anchor, record.anchor.and_then(|anchor| view.snapshot_by_id(anchor))) {
+                (Some(_), Some(anchor)) => {
+                    steps.push(step(Some(record.points.len())));
+                    let next = TraceStart::of_snapshot(anchor);
+                    (below, within) = (next.from.within(next.size), next.within);
+                    visible = visible.min(below.bytes);
                 }
-                None => {}
+                // Its map tells more than the set did.
+                (Some(_), None) => {
+                    steps.push(step(None));
+                    (below, visible) = (row.below, visible.min(row.below.bytes));
+                }
+                (None, _) => {
+                    steps.push(step(Some(record.points.len())));
+                    below = row.below;
+                    // A point may see more of what is below than the layer that it came into. What it does
+                    // not see is in the record.
+                    visible = visible.min(if is_within { extent(view, below.node) } else { below.bytes });
+                }
             }
-            steps.push(step);
-            visible = visible.min(below.bytes);
         }
         Some(Self { size, steps, end: Some(below.node), end_visible: visible })
     }
 
     /// Puts layers above it that the catalogue does not know yet.
     pub(crate) fn under(mut self, layers: impl IntoIterator<Item = LayerId>) -> Self {
-        let step = |layer| TraceStep { layer, visible: self.size, is_recorded: false };
+        let step = |layer| TraceStep { layer, visible: self.size, part: None };
         let steps: Vec<TraceStep> = layers.into_iter().map(step).collect();
         self.steps.splice(0..0, steps);
         self
@@ -93,7 +136,8 @@ impl ChangeTrace {
     pub(crate) fn difference(&self, other: &Self) -> Option<ChainDifference> {
         let sizes = between(self.size, other.size);
         for (first, step) in self.steps.iter().enumerate() {
-            let found = other.steps.iter().position(|other| other.layer == step.layer);
+            let is_same = |other: &TraceStep| (other.layer, other.part) == (step.layer, step.part);
+            let found = other.steps.iter().position(is_same);
             if let Some(second) = found {
                 let hidden = [between(step.visible, other.steps[second].visible), sizes];
                 return Some(ChainDifference { first, second, hidden });
@@ -108,6 +152,15 @@ impl ChangeTrace {
         };
         let (first, second) = (self.steps.len(), other.steps.len());
         Some(ChainDifference { first, second, hidden: [shared, sizes] })
+    }
+}
+
+/// Bytes that a node has.
+pub(crate) fn extent(view: &CatalogView, node: ChainNode) -> u64 {
+    match node {
+        ChainNode::Nothing => 0,
+        ChainNode::Base(id) => view.base(id).map_or(0, |row| row.identity.size),
+        ChainNode::Layer(id) => view.layer(id).map_or(0, |row| row.size),
     }
 }
 

@@ -135,7 +135,7 @@ fn roots(view: &CatalogView) -> Vec<(ManifestRoot, (Vec<String>, usize))> {
     for image in view.images() {
         let node = image.head.map_or(image.below.node, ChainNode::Layer);
         add(Below { node, bytes: image.size }, &|| image.name.to_string());
-        for snapshot in view.snapshots_of(image.id) {
+        for snapshot in view.snapshots_of(image.id).into_iter().filter(|row| !row.is_changes_only()) {
             add(snapshot.below, &|| view.full_name(snapshot));
         }
     }

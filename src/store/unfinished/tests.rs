@@ -12,6 +12,9 @@ use crate::store::pending::attach_new_log;
 const SIZE: u64 = 1 << 30;
 
 /// A server that has a store open, with two images that it writes and one that nobody writes.
+/// The image whose snapshot keeps changes only.
+const OF_CHANGES: &str = "b";
+
 struct Serving {
     house: tempfile::TempDir,
     store: Option<OpenStore<MapFiles>>,
@@ -34,7 +37,12 @@ impl Serving {
                 serving.store().give_head(&name(image)).unwrap();
                 next_head = Some(serving.store().make_next_head(&name(image)).unwrap().id);
             }
-            serving.group.push(NewSnapshot { image: name(image), snapshot: name("s"), next_head });
+            serving.group.push(NewSnapshot {
+                image: name(image),
+                snapshot: name("s"),
+                next_head,
+                is_changes_only: image == OF_CHANGES,
+            });
         }
         serving
     }
@@ -48,7 +56,8 @@ impl Serving {
         let group = self.group.clone();
         self.store().begin_snapshots(&group).unwrap();
         assert!(self.store().has_begun(&group).unwrap());
-        assert_eq!(self.store().header().incompatible, 2, "older programs would drop what next heads have");
+        // Older programs would drop what next heads have, and read what has no contents.
+        assert_eq!(self.store().header().incompatible, 2 | 32);
     }
 
     /// The server is gone, and the next one opens the store.
@@ -97,13 +106,18 @@ impl Serving {
     /// The images that have the snapshot.
     fn taken(&mut self) -> Vec<String> {
         let view = self.store().view().unwrap();
-        let has = |row: &&catalog::ImageRow| view.snapshot(row.id, &name("s")).is_some();
+        let has = |row: &&catalog::ImageRow| {
+            let found = view.snapshot(row.id, &name("s"));
+            assert!(found.is_none_or(|found| found.is_changes_only() == (row.name.as_str() == OF_CHANGES)));
+            found.is_some()
+        };
         view.images().filter(has).map(|row| row.name.to_string()).collect()
     }
 
     fn is_over(&mut self) -> bool {
         let is_clean = self.store().unknown_layers().unwrap().is_empty();
-        let older_programs_know_it = self.store().header().incompatible == 0;
+        let of_changes = self.store().view().unwrap().changes_only().next().is_some();
+        let older_programs_know_it = self.store().header().incompatible == if of_changes { 32 } else { 0 };
         self.store().view().unwrap().tentative().next().is_none() && is_clean && older_programs_know_it
     }
 }

@@ -41,7 +41,8 @@ fn story(catalog: &mut StoreCatalog, views: &mut Vec<CatalogView>) -> Result<(),
     steps.step(catalog, |view, minter| create(view, minter, empty(id, "golden", 1 << 20)).unwrap())?;
     let layer = LayerId(Uuid::from_u128(2));
     steps.step(catalog, |view, minter| adopt_head(view, minter, id, layer).unwrap())?;
-    let new = NewSnapshot { image: name("golden"), snapshot: name("1"), next_head: None };
+    let new =
+        NewSnapshot { image: name("golden"), snapshot: name("1"), next_head: None, is_changes_only: false };
     steps.step(catalog, |view, minter| take_snapshots(view, minter, std::slice::from_ref(&new)).unwrap())?;
     let names: Vec<StoreName> = (0..150).map(|number| name(&format!("vm{number}"))).collect();
     steps.step(catalog, |view, minter| {
@@ -62,7 +63,12 @@ fn story_of_chains(catalog: &mut StoreCatalog, views: &mut Vec<CatalogView>) -> 
     steps.step(catalog, |view, minter| create(view, minter, empty(id, "golden", 1 << 20)).unwrap())?;
     for (number, of) in [(2, "1"), (3, "2")] {
         steps.step(catalog, |view, minter| adopt_head(view, minter, id, layer(number)).unwrap())?;
-        let new = NewSnapshot { image: name("golden"), snapshot: name(of), next_head: None };
+        let new = NewSnapshot {
+            image: name("golden"),
+            snapshot: name(of),
+            next_head: None,
+            is_changes_only: false,
+        };
         steps.step(catalog, |view, minter| {
             take_snapshots(view, minter, std::slice::from_ref(&new)).unwrap()
         })?;

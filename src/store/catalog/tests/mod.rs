@@ -78,6 +78,7 @@ impl Catalog {
                 image: name(image),
                 snapshot: name(snapshot),
                 next_head: None,
+                is_changes_only: false,
             })
             .collect();
         self.decide(|view, minter| take_snapshots(view, minter, &group))

@@ -48,6 +48,10 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+fn is_mark(snapshot: usize) -> bool {
+    snapshot == SNAPSHOTS.len() - 1
+}
+
 /// An image of the model.
 #[derive(Debug, Clone, Default)]
 struct Plain {
@@ -61,6 +65,8 @@ struct Plain {
 struct Model {
     images: BTreeMap<usize, Plain>,
     snapshots_taken: u64,
+    /// Numbers of snapshots that keep changes only: those that were called by the last name.
+    marks: BTreeSet<u64>,
 }
 
 impl Model {
@@ -146,7 +152,12 @@ impl Under {
         let mut group = Vec::new();
         for image in images {
             let next_head = has_next.then(|| LayerId(self.seeded.uuid()));
-            group.push(NewSnapshot { image: name(NAMES[*image]), snapshot: name(SNAPSHOTS[to]), next_head });
+            group.push(NewSnapshot {
+                image: name(NAMES[*image]),
+                snapshot: name(SNAPSHOTS[to]),
+                next_head,
+                is_changes_only: is_mark(to),
+            });
         }
         let done = self.decide(|view, minter| take_snapshots(view, minter, &group));
         if done {
@@ -248,12 +259,14 @@ fn both(model: &mut Model, under: &mut Under, step: Step) {
             assert_eq!(done, possible && is_set && !is_deep);
             for image in images.iter().filter(|_| done) {
                 model.snapshots_taken += 1;
+                model.marks.extend(is_mark(to).then_some(model.snapshots_taken));
                 let plain = model.images.get_mut(image).unwrap();
                 plain.snapshots.insert(to, (plain.bytes.clone(), model.snapshots_taken));
             }
         }
         Step::Clone(image, from, to) => {
             let found = model.images.get(&image).and_then(|plain| plain.snapshots.get(&from)).cloned();
+            let found = found.filter(|(_, number)| !model.marks.contains(number));
             let names: Vec<StoreName> = to.iter().map(|index| name(NAMES[*index])).collect();
             let from = (name(NAMES[image]), name(SNAPSHOTS[from]));
             let done = under.decide(|view, minter| make_clones(view, minter, (&from.0, &from.1), &names));
@@ -277,6 +290,7 @@ fn both(model: &mut Model, under: &mut Under, step: Step) {
             let (of, snapshot) = (name(NAMES[image]), name(SNAPSHOTS[to]));
             let done = under.decide(|view, _| roll_back(view, &of, &snapshot, false, false));
             let found = model.images.get(&image).and_then(|plain| plain.snapshots.get(&to)).cloned();
+            let found = found.filter(|(_, number)| !model.marks.contains(number));
             assert_eq!(done, found.is_some());
             if let Some((bytes, _)) = found {
                 model.images.get_mut(&image).unwrap().bytes = bytes;
@@ -351,8 +365,12 @@ fn compare(model: &Model, under: &Under) {
         let row = under.row(*index).unwrap();
         assert_eq!(under.read(&row), plain.bytes, "{}", row.name);
         assert_eq!(under.view.snapshots_of(row.id).len(), plain.snapshots.len());
-        for (index, (bytes, _)) in &plain.snapshots {
+        for (index, (bytes, number)) in &plain.snapshots {
             let snapshot = under.view.snapshot(row.id, &name(SNAPSHOTS[*index])).unwrap();
+            assert_eq!(snapshot.is_changes_only(), model.marks.contains(number));
+            if snapshot.is_changes_only() {
+                continue;
+            }
             assert_eq!(under.read_snapshot(snapshot), *bytes, "{}", under.view.full_name(snapshot));
         }
     }

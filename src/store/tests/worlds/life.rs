@@ -1,5 +1,8 @@
 //! The life of one store.
 
+mod look;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -13,7 +16,6 @@ use crate::store::collection_pins::HeldContents;
 use crate::store::contents::ContentsReader;
 use crate::store::copy::MAP_BLOCK;
 use crate::store::error::StoreError;
-use crate::store::export::RawOutput;
 use crate::store::file_changes::write_all_at;
 use crate::store::ingest::LayerIngest;
 use crate::store::ingest_counts::SPACE;
@@ -31,6 +33,8 @@ const BASE_BLOCKS: usize = 40;
 const CHUNK_BLOCKS: u64 = 16;
 const MOST_IMAGES: usize = 4;
 const MOST_NODES: usize = 12;
+/// The names of snapshots that keep changes only begin with it.
+const MARK: char = 'm';
 
 fn name(text: &str) -> StoreName {
     text.parse().unwrap()
@@ -43,15 +47,32 @@ fn node(text: &str) -> NodeName {
 /// What is done next.
 #[derive(Debug, Clone)]
 enum Act {
-    Create { image: String, has_base: bool },
-    Write { image: String, blocks: Range<usize>, number: usize },
+    Create {
+        image: String,
+        has_base: bool,
+    },
+    Write {
+        image: String,
+        blocks: Range<usize>,
+        number: usize,
+    },
     Snapshot(Vec<String>),
     Checkpoint(String),
-    Clone { of: String, image: String },
+    /// Snapshots that keep changes only.
+    Mark(Vec<String>),
+    GiveUp(String),
+    Clone {
+        of: String,
+        image: String,
+    },
     Remove(String),
     RollBack(String),
-    Resize { image: String, blocks: usize },
+    Resize {
+        image: String,
+        blocks: usize,
+    },
     Merge(String),
+    Flatten(String),
     BeginIngest(LayerId),
     IngestStep,
     AbandonIngest,
@@ -62,6 +83,20 @@ enum Act {
     Hold(String),
     LetGo,
     Look,
+}
+
+/// What a world does more often than others, which takes several acts one after the other to show.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaning {
+    Nothing,
+    /// Contents come and go, and packs with them.
+    Collecting,
+    /// Somebody reads contents that go.
+    Reading,
+    /// Disks with contents are cut, and grow again.
+    Resizing,
+    /// Layers become one that snapshots without contents stand on.
+    Marking,
 }
 
 /// What may be there of the act that is under way, beside what was there before.
@@ -92,6 +127,8 @@ struct Reading {
 
 pub(super) struct World {
     readings: Vec<Reading>,
+    /// Snapshots that may have given their contents up.
+    given_up: BTreeSet<String>,
     ingest: Option<LayerIngest>,
     collection: Option<PackCollection>,
     store: Option<Store>,
@@ -103,6 +140,7 @@ pub(super) struct World {
     disks: Disks,
     doubt: Doubt,
     serial: usize,
+    leaning: Leaning,
     /// How often the disk is full, in percent of acts.
     fullness: u64,
     story: Vec<String>,
@@ -118,9 +156,18 @@ impl World {
         let store = OpenStore::init(&path, MapFiles).unwrap();
         let power = Power::on(&path, Random::new(random.number()));
         let fullness = random.pick(&[0, 0, 0, 10]);
-        let (readings, disks, doubt, story) = Default::default();
+        let leaning = random.pick(&[
+            Leaning::Nothing,
+            Leaning::Nothing,
+            Leaning::Collecting,
+            Leaning::Reading,
+            Leaning::Resizing,
+            Leaning::Marking,
+        ]);
+        let (readings, given_up, disks, doubt, story) = Default::default();
         Self {
             readings,
+            given_up,
             ingest: None,
             collection: None,
             store: Some(store),
@@ -132,6 +179,7 @@ impl World {
             disks,
             doubt,
             serial: 0,
+            leaning,
             fullness,
             story,
             is_verbose,
@@ -216,6 +264,9 @@ impl World {
         let has_packs = self.store().view().ok()?.packs().next().is_some();
         self.serial += 1;
         let serial = self.serial;
+        if !images.is_empty() && self.leaning != Leaning::Nothing && self.random.chance(0.4) {
+            return self.propose_as_it_leans((&images, &snapshots), has_room, has_packs);
+        }
         Some(match self.random.below(100) {
             0..6 if images.len() < MOST_IMAGES => {
                 Act::Create { image: format!("i{serial}"), has_base: self.random.chance(0.3) }
@@ -225,7 +276,10 @@ impl World {
                 let image = self.pick(&images)?;
                 let other = self.pick(&images)?;
                 let both = if other == image { vec![image] } else { vec![image, other] };
-                Act::Snapshot(both.into_iter().map(|image| format!("{image}@s{serial}")).collect())
+                let is_mark = self.random.chance(0.4);
+                let letter = if is_mark { MARK } else { 's' };
+                let both = both.into_iter().map(|image| format!("{image}@{letter}{serial}")).collect();
+                if is_mark { Act::Mark(both) } else { Act::Snapshot(both) }
             }
             36..42 if has_room => Act::Checkpoint(format!("{}@s{serial}", self.pick(&images)?)),
             42..46 if images.len() < MOST_IMAGES && has_room => {
@@ -233,11 +287,13 @@ impl World {
             }
             46..50 => Act::Remove(self.pick(&snapshots)?),
             50..53 => Act::Remove(self.pick(&images)?),
+            53..54 if self.random.chance(0.3) => Act::GiveUp(self.pick(&snapshots)?),
             53..54 => Act::RollBack(self.pick(&snapshots)?),
             54..56 => Act::Resize {
                 image: self.pick(&images)?,
                 blocks: self.random.between(1, BLOCKS as u64 + 10) as usize,
             },
+            56..58 if self.random.chance(0.1) => Act::Flatten(self.pick(&images)?),
             56..58 => Act::Merge(self.pick(&images)?),
             58..76 => match self.ingest {
                 None => Act::BeginIngest(self.due_layer()?),
@@ -254,6 +310,38 @@ impl World {
             94..96 => Act::Hold(self.pick(&snapshots)?),
             96..97 if !self.readings.is_empty() => Act::LetGo,
             97..100 => Act::Look,
+            _ => return None,
+        })
+    }
+
+    fn propose_as_it_leans(
+        &mut self,
+        (images, snapshots): (&[String], &[String]),
+        has_room: bool,
+        has_packs: bool,
+    ) -> Option<Act> {
+        let (serial, act) = (self.serial, self.random.below(10));
+        let image = self.pick(images)?;
+        let checkpoint = |image: &str| Act::Checkpoint(format!("{image}@s{serial}"));
+        Some(match (self.leaning, act) {
+            (Leaning::Collecting, 0..2) if has_room => checkpoint(&image),
+            (Leaning::Collecting, 2..4) => Act::Remove(self.pick(snapshots)?),
+            (Leaning::Collecting, _) if self.collection.is_some() => Act::CollectionStep,
+            (Leaning::Collecting, _) if has_packs => Act::BeginCollection,
+            (Leaning::Reading, 0..3) if has_room => checkpoint(&image),
+            (Leaning::Reading, 3..5) => Act::Hold(self.pick(snapshots)?),
+            (Leaning::Reading, 5..7) => Act::Remove(self.pick(snapshots)?),
+            (Leaning::Reading, 7) => Act::Remove(image),
+            (Leaning::Reading, 8) => Act::Collect,
+            (Leaning::Reading, _) => Act::Look,
+            (Leaning::Resizing, 0..3) if has_room => checkpoint(&image),
+            (Leaning::Resizing, 3..9) => {
+                Act::Resize { image, blocks: self.random.between(1, BLOCKS as u64 + 10) as usize }
+            }
+            (Leaning::Marking, 0..3) if has_room => Act::Mark(vec![format!("{image}@{MARK}{serial}")]),
+            (Leaning::Marking, 3..5) => self.propose_write(images)?,
+            (Leaning::Marking, 5..9) => Act::Merge(image),
+            (Leaning::Marking, _) => Act::Look,
             _ => return None,
         })
     }
@@ -342,6 +430,17 @@ impl World {
                 self.doubt = Doubt::Disks(after);
                 self.store().snapshot(nodes.iter().map(|of| node(of)).collect())
             }
+            Act::Mark(nodes) => {
+                for of in nodes {
+                    after.insert(of.clone(), self.disks[of.split('@').next().unwrap()].clone());
+                }
+                self.doubt = Doubt::Disks(after);
+                self.store().keep_changes_only(nodes.iter().map(|of| node(of)).collect())
+            }
+            Act::GiveUp(of) => {
+                self.given_up.insert(of.clone());
+                self.store().keep_changes_only(vec![node(of)])
+            }
             Act::Checkpoint(of) => {
                 after.insert(of.clone(), self.disks[of.split('@').next().unwrap()].clone());
                 self.doubt = Doubt::Disks(after.clone());
@@ -370,6 +469,7 @@ impl World {
                 self.store().resize(&name(image), *blocks as u64 * MAP_BLOCK, true)
             }
             Act::Merge(image) => self.merge(image),
+            Act::Flatten(image) => self.store().flatten(&name(image), &mut |_| Ok(())).map(drop),
             other => self.perform_slow(other),
         }
     }
@@ -493,7 +593,11 @@ impl World {
         let disk = self.disks[of].clone();
         let node = node(of);
         let store = self.store.as_ref().expect("the store is open");
-        let below = store.snapshot_row(&node.image, &node.snapshot.expect("a snapshot"))?.below;
+        let row = store.snapshot_row(&node.image, &node.snapshot.expect("a snapshot"))?;
+        if row.is_changes_only() {
+            return Ok(());
+        }
+        let below = row.below;
         let view = store.view()?;
         let ChainNode::Layer(layer) = below.node else { return Ok(()) };
         let Some(root) = view.contents(layer).map(|row| row.root) else { return Ok(()) };
@@ -554,6 +658,14 @@ impl World {
             }
             ending = self.random.pick(&[Ending::Killed, Ending::PowerCut]);
         }
+        if ending == Ending::Killed
+            && let Doubt::Blocks { image, .. } = &self.doubt
+        {
+            // Whoever opens a head syncs what a killed process has left of it; a look makes nothing durable.
+            self.power.goes_on();
+            let image = node(image);
+            self.store().files(&image).unwrap();
+        }
         self.look();
         let store = self.store();
         let listed = store.view().unwrap().packs().count();
@@ -570,71 +682,6 @@ impl World {
         let lost = self.random.chance(0.1).then_some("index.redb");
         self.power.cut(&new, &mut self.random, lost);
         fs::remove_dir_all(old).unwrap();
-    }
-
-    /// Every image and snapshot is there with its contents, and nothing else.
-    fn look(&mut self) {
-        self.power.set_looked_at(true);
-        self.look_at_disks();
-        self.look_at_readings();
-        let wrong = self.store().check().unwrap();
-        self.power.set_looked_at(false);
-        assert_eq!(wrong, Vec::<String>::new());
-    }
-
-    fn look_at_disks(&mut self) {
-        let doubt = std::mem::take(&mut self.doubt);
-        let store = self.store.as_ref().expect("the store is open");
-        let view = store.view().unwrap();
-        let mut names: Vec<String> = Vec::new();
-        for image in view.images() {
-            names.push(image.name.to_string());
-            names
-                .extend(view.snapshots_of(image.id).iter().map(|row| format!("{}@{}", image.name, row.name)));
-        }
-        names.sort();
-        let mut found: Vec<(String, Vec<u8>)> = Vec::new();
-        for of in &names {
-            let mut bytes = Vec::new();
-            let mut out = RawOutput::Stream(&mut bytes);
-            let read = store.export_raw(&node(of), (Path::new("out"), &mut out), &mut |_| Ok(()));
-            read.unwrap_or_else(|error| panic!("{of}: {error}"));
-            found.push((of.clone(), bytes));
-        }
-        let mut why = Vec::new();
-        let after = if let Doubt::Disks(disks) = &doubt { Some(disks.clone()) } else { None };
-        for candidate in std::iter::once(self.disks.clone()).chain(after) {
-            match self.fits(&found, &candidate, &doubt) {
-                Ok(disks) => {
-                    self.disks = disks;
-                    return;
-                }
-                Err(error) => why.push(error),
-            }
-        }
-        panic!("neither as before nor as after: {why:?}");
-    }
-
-    fn fits(
-        &mut self,
-        found: &[(String, Vec<u8>)],
-        candidate: &Disks,
-        doubt: &Doubt,
-    ) -> Result<Disks, String> {
-        if !found.iter().map(|(of, _)| of).eq(candidate.keys()) {
-            let found: Vec<_> = found.iter().map(|(of, _)| of).collect();
-            return Err(format!("{found:?} instead of {:?}", candidate.keys()));
-        }
-        let mut disks = Disks::new();
-        for (of, bytes) in found {
-            let doubtful = match doubt {
-                Doubt::Blocks { image, blocks, number } if image == of => Some((blocks, *number)),
-                _ => None,
-            };
-            let disk = self.contents.found(bytes, &candidate[of], doubtful);
-            disks.insert(of.clone(), disk.map_err(|error| format!("{of}: {error}"))?);
-        }
-        Ok(disks)
     }
 }
 
