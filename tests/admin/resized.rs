@@ -83,68 +83,6 @@ fn clients_that_asked_for_it_connect_again_when_there_is_more() {
     let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
     let path = directory.path().join("disk");
     File::create(&path).unwrap().set_len(MIB).unwrap();
-    let subject =
-        Subject::start(Options::new().export(format!("vm=fault:delay.write=2s:file:{}", path.display())));
-    let attach = || {
-        let mut client = Connection::haggling(&subject.server);
-        client.go_with("vm", &[NBD_INFO_BLOCK_SIZE, END_ON_GROWTH]);
-        assert!(client.export.has(ENDS_ON_GROWTH), "the server agrees");
-        client
-    };
-    let (mut idle, mut busy) = (attach(), attach());
-    let mut other = Connection::attach(&subject.server, "vm", Mode::Simple);
-    assert!(!other.export.has(ENDS_ON_GROWTH), "nobody else sees a flag that is not of the protocol");
-    // The read is answered first: by then the write is under way.
-    let (write, read) = (Request::write(0, vec![7; 4096]).cookie(1), Request::read(4096, 512).cookie(2));
-    busy.send_request(&write);
-    busy.send_request(&read);
-    assert_eq!(busy.reply_to(&read).error, 0);
-    let same = subject.ctl(&["resize", "vm", "1M"]);
-    assert_eq!(same.status.code(), Some(0), "{same}");
-    idle.expect_alive();
-    let resized = subject.ctl(&["resize", "vm", "3M"]);
-    assert_eq!(resized.status.code(), Some(0), "{resized}");
-    idle.expect_close("there is more");
-    assert_eq!(busy.reply_to(&write).error, 0, "what has begun is answered");
-    busy.expect_close("there is more");
-    let mut again = attach();
-    assert_eq!(again.export.size, 3 * MIB);
-    assert_eq!(again.read(0, 4096), [7; 4096]);
-    again.expect_alive();
-    assert_eq!((other.export.size, other.read(0, 4096)), (MIB, vec![7; 4096]), "it did not ask");
-    let ended = "ringnbd_sessions_ended_total{reason=\"resized\"} 2";
-    let page = Address::Unix(pages).get("/metrics").body;
-    assert!(page.contains(ended), "{page}");
-}
-
-#[test]
-fn nothing_becomes_smaller_by_mistake() {
-    let (_directory, path, subject) = start("");
-    let resize = |text: &str| send(&subject, ("POST", "resize/vm"), "", text);
-    let mut client = Connection::attach(&subject.server, "vm", Mode::Simple);
-    let answer = resize(r#"{"size": 4096}"#);
-    assert_eq!((answer.status, sentence(&answer).contains("would be lost")), (409, true), "{answer:?}");
-    let answer = resize(r#"{"size": 4096, "shrink": true}"#);
-    assert_eq!((answer.status, sentence(&answer).contains("has clients")), (409, true), "{answer:?}");
-    assert_eq!(path.metadata().unwrap().len(), MIB);
-    let stale = send(&subject, ("POST", "resize/vm"), "If-Match: \"9.9.9\"\r\n", r#"{"size": 2097152}"#);
-    assert_eq!(stale.status, 412, "{stale:?}");
-    client.expect_alive();
-    let answer = resize(r#"{"size": 524288, "shrink": true, "cut_off": true}"#);
-    assert_eq!((answer.status, body(&answer)["size_bytes"].as_u64()), (200, Some(MIB / 2)), "{answer:?}");
-    client.expect_close("it is to connect again");
-    assert_eq!(path.metadata().unwrap().len(), MIB / 2);
-    let mut client = Connection::attach(&subject.server, "vm", Mode::Simple);
-    assert_eq!(write(&mut client, MIB / 2, 1), NBD_ENOSPC);
-    assert_eq!(write(&mut client, 0, 1), 0);
-}
-
-#[test]
-fn what_cannot_be_resized_says_why() {
-    let (_house, store) = images::store(&["clone"]);
-    let (_directory, path, first) = start("?readonly=true");
-    drop(first);
-    let read_only = format!("ro=file:{}?readonly=true", path.display());
     let pages = directory.path().join("admin");
     let options = Options::new().export(format!("vm=fault:delay.write=2s:file:{}", path.display()));
     let subject = Subject::start(options.args(["--admin", &format!("unix:{}", pages.display())]));

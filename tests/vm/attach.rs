@@ -309,6 +309,7 @@ truncate -s 32M /d/one.img
 must /bin/ringnbd store init /d/store
 must /bin/ringnbd image create /d/store/vm 32M
 EXPORTS="$EXPORTS --control unix:/run/c"
+ulimit -n 20000
 start
 size() { cat /sys/block/$(basename $1)/size; }
 grows() {
