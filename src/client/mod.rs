@@ -101,8 +101,8 @@ pub(crate) fn enter_with(
 }
 
 /// As [`enter`], for who cannot encrypt: behind a URI with TLS a relay of two threads does that. `prepare` is
-/// given the socket to the server. `ends_on_growth`: the server is asked to end the session when the export has
-/// become larger.
+/// given the socket to the server. `ends_on_growth`: the server is asked to end the session when the export
+/// has become larger.
 ///
 /// # Errors
 /// [`ClientError`], while connecting or negotiating.

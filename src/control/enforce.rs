@@ -85,7 +85,8 @@ fn is_refused(plane: &Plane, number: u64) -> bool {
     is_refused
 }
 
-/// Tells the shards until all of these sessions are gone, or as long as a shutdown may take. `numbers` ascend.
+/// Tells the shards until all of these sessions are gone, or as long as a shutdown may take. `numbers`
+/// ascend.
 pub(super) async fn see_off(plane: Rc<Plane>, numbers: Vec<u64>, why: Dismissal) {
     let deadline = Instant::now() + plane.limits.shutdown_timeout;
     loop {

@@ -1,10 +1,10 @@
 //! Clients hear that their export has become larger.
 //!
 //! A session keeps the size that it was told. Supervisors of `/dev/nbdN` ask for their sessions to end when
-//! there is more ([`NBD_INFO_X_END_ON_GROWTH`](crate::nbd::wire::NBD_INFO_X_END_ON_GROWTH)): they connect again,
-//! and have the kernel take the new size when all connections of the device have it. So the server knows
-//! nothing of kernels, and the resize, which may freeze the queue of the device until requests are answered
-//! that this server answers, is waited for in another process.
+//! there is more ([`NBD_INFO_X_END_ON_GROWTH`](crate::nbd::wire::NBD_INFO_X_END_ON_GROWTH)): they connect
+//! again, and have the kernel take the new size when all connections of the device have it. So the server
+//! knows nothing of kernels, and the resize, which may freeze the queue of the device until requests are
+//! answered that this server answers, is waited for in another process.
 
 use std::rc::Rc;
 
@@ -13,8 +13,8 @@ use super::enforce::see_off;
 use super::plane::Plane;
 use crate::shard::Dismissal;
 
-/// Ends the sessions of an export, and of those that it follows, whose clients want to hear of its size. Gives
-/// their number; they end in the background, and what has begun is answered.
+/// Ends the sessions of an export, and of those that it follows, whose clients want to hear of its size.
+/// Gives their number; they end in the background, and what has begun is answered.
 pub(super) fn tell_clients(plane: &Rc<Plane>, entry: &Entry) -> usize {
     let (ids, size) = (entry.with_former(), entry.size());
     let wants = |told: Option<u64>| told.is_some_and(|told| told < size);

@@ -67,7 +67,8 @@ pub const NBD_FLAG_SEND_CACHE: u16 = 1 << 10;
 pub const NBD_FLAG_SEND_FAST_ZERO: u16 = 1 << 11;
 /// BLOCK_STATUS may carry a payload that filters contexts (extended headers only).
 pub const NBD_FLAG_BLOCK_STATUS_PAYLOAD: u16 = 1 << 12;
-/// Not of the protocol: the server agrees to [`NBD_INFO_X_END_ON_GROWTH`]. Only those see it that asked for it.
+/// Not of the protocol: the server agrees to [`NBD_INFO_X_END_ON_GROWTH`]. Only those see it that asked for
+/// it.
 pub const NBD_FLAG_X_ENDS_ON_GROWTH: u16 = 1 << 15;
 
 // Options.
