@@ -385,7 +385,7 @@ fn a_cable_between_two_namespaces_is_pulled() {
 truncate -s 32M /d/one.img
 # The other end of the cable is called as the kernel likes.
 must ip link add near type veth
-far=$(ls /sys/class/net | grep -v -e near -e lo -e eth)
+far=$(ls /sys/class/net | grep -v -x -e near -e lo)
 unshare -n /bin/ringnbd serve $EXPORTS --unix /run/s --tcp 0.0.0.0:10809 --shards 1 --memory 96M 2>>/d/log &
 server=$!
 until /bin/ringnbd info $(unix one) >/dev/null 2>&1; do
