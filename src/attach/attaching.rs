@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::error::AttachError;
 use super::identifier::Identifier;
 use super::kernel::{AskFailure, Kernel, News};
-use super::link::{self, DeviceShape};
+use super::link::{self, DeviceShape, LinkWishes};
 use super::lock::DeviceLock;
 use super::messages::NewDevice;
 use super::sysfs::{self, KernelDevice, Sysfs};
@@ -34,6 +34,17 @@ pub(crate) struct AttachOptions {
     pub(crate) read_only: bool,
 }
 
+impl AttachOptions {
+    fn wishes(&self) -> LinkWishes {
+        LinkWishes { read_only: self.read_only, end_on_growth: self.ends_on_growth() }
+    }
+
+    /// Requests that do not wait for connections would fail while they are replaced.
+    fn ends_on_growth(&self) -> bool {
+        !self.dead_timeout.is_zero()
+    }
+}
+
 /// A device, and what its supervisor needs.
 #[derive(Debug)]
 pub(crate) struct Attached {
@@ -47,12 +58,20 @@ pub(crate) struct Attached {
     pub(crate) is_adopted: bool,
     pub(super) kernel: Kernel,
     pub(super) news: News,
-    pub(super) _lock: DeviceLock,
+    pub(super) lock: DeviceLock,
+    pub(super) ends_on_growth: bool,
 }
 
 impl Attached {
     pub(crate) fn device(&self) -> String {
         sysfs::name(self.index)
+    }
+
+    /// Notes the size of the export, for who lists devices.
+    pub(super) fn note_size(&self, bytes: u64) {
+        if let Err(error) = self.lock.note_size(bytes) {
+            tracing::debug!(device = self.device(), %error, "the size of the export cannot be noted");
+        }
     }
 }
 
@@ -74,7 +93,8 @@ pub(crate) fn grow(uri: &NbdUri) -> Result<(String, u64), AttachError> {
     let Some((device, identifier)) = of_export(&Sysfs::default(), uri)? else {
         return Err(AttachError::NotAttached(uri.to_string()));
     };
-    let (_connection, shape) = link::connect(uri, device.is_read_only)?;
+    let wishes = LinkWishes { read_only: device.is_read_only, end_on_growth: false };
+    let (_connection, shape) = link::connect(uri, wishes)?;
     shape.fits(&device)?;
     let name = device.name();
     if shape.size > device.size {
@@ -143,7 +163,8 @@ fn adopt(
         is_adopted: true,
         kernel,
         news,
-        _lock: lock,
+        lock,
+        ends_on_growth: options.ends_on_growth(),
     })
 }
 
@@ -181,7 +202,7 @@ fn attach_new(
     {
         tracing::warn!(%error, "the kernel may send more in one request than the server takes");
     }
-    Ok(Attached {
+    let attached = Attached {
         index,
         identifier,
         size: shape.size,
@@ -190,16 +211,19 @@ fn attach_new(
         is_adopted: false,
         kernel,
         news,
-        _lock: lock,
-    })
+        lock,
+        ends_on_growth: options.ends_on_growth(),
+    };
+    attached.note_size(shape.size);
+    Ok(attached)
 }
 
 /// All connections of a new device.
 fn connections(options: &AttachOptions) -> Result<(Vec<OwnedFd>, DeviceShape), AttachError> {
-    let (first, shape) = link::connect(&options.uri, options.read_only)?;
+    let (first, shape) = link::connect(&options.uri, options.wishes())?;
     let mut sockets = vec![first];
     while sockets.len() < shape.connections(options.connections) {
-        let (socket, another) = link::connect(&options.uri, options.read_only)?;
+        let (socket, another) = link::connect(&options.uri, options.wishes())?;
         if another.size < shape.size {
             return Err(AttachError::Shrunk { device: shape.size, now: another.size });
         }

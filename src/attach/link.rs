@@ -10,7 +10,7 @@ use super::sysfs::KernelDevice;
 use crate::client::uri::NbdUri;
 use crate::client::{self, Timeouts};
 use crate::nbd::session::ReplyMode;
-use crate::nbd::wire::{NBD_FLAG_CAN_MULTI_CONN, NBD_FLAG_READ_ONLY};
+use crate::nbd::wire::{NBD_FLAG_CAN_MULTI_CONN, NBD_FLAG_READ_ONLY, NBD_FLAG_X_ENDS_ON_GROWTH};
 
 const TIMEOUTS: Timeouts = Timeouts {
     connect: Duration::from_secs(5),
@@ -26,6 +26,14 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 /// What the kernel takes as the size of a block: from a sector to a page.
 const BLOCK_SIZES: std::ops::RangeInclusive<u32> = 512..=4096;
 
+/// What connections are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LinkWishes {
+    pub(super) read_only: bool,
+    /// The server ends them when the export has become larger.
+    pub(super) end_on_growth: bool,
+}
+
 /// What a device of an export has to be like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DeviceShape {
@@ -39,12 +47,14 @@ pub(super) struct DeviceShape {
 
 /// A connection in the transmission phase, in the kernel's dialect: simple replies, and not encrypted. One
 /// over TLS is the end of a relay in this process.
-pub(super) fn connect(uri: &NbdUri, read_only: bool) -> Result<(OwnedFd, DeviceShape), AttachError> {
-    let (socket, transmission) = client::enter_relayed(uri, ReplyMode::Simple, TIMEOUTS, notice_silent_ends)?;
+pub(super) fn connect(uri: &NbdUri, wishes: LinkWishes) -> Result<(OwnedFd, DeviceShape), AttachError> {
+    let how = (ReplyMode::Simple, wishes.end_on_growth);
+    let (socket, transmission) = client::enter_relayed(uri, how, TIMEOUTS, notice_silent_ends)?;
     let export = transmission.export;
     let sizes = export.block_sizes;
-    let forced = if read_only { NBD_FLAG_READ_ONLY } else { 0 };
-    let flags = export.transmission_flags | forced;
+    let forced = if wishes.read_only { NBD_FLAG_READ_ONLY } else { 0 };
+    // The last flag is none that the kernel knows.
+    let flags = export.transmission_flags & !NBD_FLAG_X_ENDS_ON_GROWTH | forced;
     let minimum = sizes.map_or(1, |sizes| sizes.minimum);
     let shape = DeviceShape::of(export.size, minimum, flags, sizes.map(|sizes| sizes.maximum))?;
     Ok((socket, shape))

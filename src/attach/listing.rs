@@ -14,6 +14,8 @@ pub(crate) struct ListedDevice {
     pub(crate) identifier: Option<Identifier>,
     /// Its supervisor's process.
     pub(crate) supervisor: Option<u32>,
+    /// Bytes of the export, as its supervisor heard them last; whole blocks of the device.
+    pub(crate) export_size: Option<u64>,
     /// What the kernel's client says of it, if it says anything.
     pub(crate) is_connected: Option<bool>,
     pub(crate) done: DoneByKind,
@@ -30,10 +32,12 @@ pub(crate) fn list() -> Result<Vec<ListedDevice>, AttachError> {
     let devices = sysfs.devices()?.into_iter().filter(|device| !device.is_free());
     devices
         .map(|kernel| {
+            let holder = DeviceLock::described_holder(kernel.index);
             Ok(ListedDevice {
                 done: sysfs.done(kernel.index)?,
                 identifier: kernel.identifier.as_deref().and_then(|text| text.parse().ok()),
-                supervisor: DeviceLock::holder(kernel.index),
+                supervisor: holder.map(|holder| holder.process),
+                export_size: holder.and_then(|holder| holder.export_size),
                 is_connected: statuses
                     .iter()
                     .find(|status| status.index == kernel.index)

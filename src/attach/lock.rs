@@ -1,7 +1,13 @@
 //! One supervisor a device: who has the lock of its file in `/run`.
+//!
+//! ```text
+//! 4711                    its process
+//! 00000000000067108864    bytes of the export when it connected last, once it has done so again
+//! ```
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -10,11 +16,23 @@ use rustix::io::Errno;
 use super::error::AttachError;
 
 const DIRECTORY: &str = "/run/ringnbd-attach";
+/// Of both lines.
+const LONGEST: u64 = 64;
 
 /// The right to attach a device and to supervise it. It ends with the process.
 #[derive(Debug)]
 pub(crate) struct DeviceLock {
-    _file: File,
+    file: File,
+    /// Where the second line begins.
+    second_line: u64,
+}
+
+/// What is known of the process that has a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct LockHolder {
+    pub(super) process: u32,
+    /// Bytes of the export, as far as it knows.
+    pub(super) export_size: Option<u64>,
 }
 
 impl DeviceLock {
@@ -25,7 +43,17 @@ impl DeviceLock {
 
     /// The process that has it.
     pub(super) fn holder(index: u32) -> Option<u32> {
+        Self::holder_in(Path::new(DIRECTORY), index).map(|holder| holder.process)
+    }
+
+    /// The same, and what it says.
+    pub(super) fn described_holder(index: u32) -> Option<LockHolder> {
         Self::holder_in(Path::new(DIRECTORY), index)
+    }
+
+    /// Notes the size of the export. All such notes have the same length, so none is read in part.
+    pub(super) fn note_size(&self, bytes: u64) -> io::Result<()> {
+        self.file.write_all_at(format!("{bytes:020}\n").as_bytes(), self.second_line)
     }
 
     fn take_in(directory: &Path, index: u32) -> Result<Option<Self>, AttachError> {
@@ -40,21 +68,24 @@ impl DeviceLock {
             }
             file.set_len(0)?;
             file.rewind()?;
-            writeln!(file, "{}", std::process::id())?;
-            Ok(Some(Self { _file: file }))
+            let first_line = format!("{}\n", std::process::id());
+            file.write_all(first_line.as_bytes())?;
+            Ok(Some(Self { file, second_line: first_line.len() as u64 }))
         };
         locked().map_err(|error| AttachError::Lock { path: path.clone(), error })
     }
 
-    fn holder_in(directory: &Path, index: u32) -> Option<u32> {
+    fn holder_in(directory: &Path, index: u32) -> Option<LockHolder> {
         let file = File::open(path(directory, index)).ok()?;
         match flock(&file, FlockOperation::NonBlockingLockShared) {
             Err(Errno::WOULDBLOCK) => {}
             _ => return None,
         }
         let mut text = String::new();
-        file.take(32).read_to_string(&mut text).ok()?;
-        text.trim().parse().ok()
+        file.take(LONGEST).read_to_string(&mut text).ok()?;
+        let mut lines = text.lines();
+        let process = lines.next()?.trim().parse().ok()?;
+        Some(LockHolder { process, export_size: lines.next().and_then(|line| line.parse().ok()) })
     }
 }
 
@@ -74,9 +105,15 @@ mod tests {
         let lock = DeviceLock::take_in(&place, 3).unwrap().unwrap();
         assert!(DeviceLock::take_in(&place, 3).unwrap().is_none());
         assert!(DeviceLock::take_in(&place, 4).unwrap().is_some());
-        assert_eq!(DeviceLock::holder_in(&place, 3), Some(std::process::id()));
+        let holder = |export_size| Some(LockHolder { process: std::process::id(), export_size });
+        assert_eq!(DeviceLock::holder_in(&place, 3), holder(None));
+        for size in [1 << 40, 512, u64::MAX] {
+            lock.note_size(size).unwrap();
+            assert_eq!(DeviceLock::holder_in(&place, 3), holder(Some(size)));
+        }
         drop(lock);
         assert_eq!(DeviceLock::holder_in(&place, 3), None);
-        assert!(DeviceLock::take_in(&place, 3).unwrap().is_some());
+        let _again = DeviceLock::take_in(&place, 3).unwrap().unwrap();
+        assert_eq!(DeviceLock::holder_in(&place, 3), holder(None), "nothing of the one before is left");
     }
 }

@@ -7,11 +7,17 @@
 //! A supervisor has nothing that a new one could not find out. The device carries an `Identifier`, which
 //! the kernel keeps. A supervisor that is started again looks for it, and offers connections until the kernel
 //! takes no more of them.
+//!
+//! A device grows with its export. Our own servers end the connections of a device when its export has become
+//! larger, because the supervisor asks for that in each handshake; it connects again, hears the new size, and
+//! has the kernel take it. Other servers are heard when a connection has ended for another reason.
 #![forbid(unsafe_code)]
 
 mod attaching;
+mod attempts;
 mod detaching;
 mod error;
+mod growth;
 mod held;
 mod identifier;
 mod kernel;

@@ -6,16 +6,16 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::attaching::Attached;
+use super::attempts::Attempts;
 use super::error::AttachError;
+use super::growth::Growth;
 use super::held::SocketNumber;
 use super::kernel::Heard;
-use super::link;
+use super::link::{self, LinkWishes};
 use super::sysfs::{KernelDevice, Sysfs};
 
 /// How soon a device that was detached is noticed. The kernel does not tell it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// So many connections must be declined in a row before the kernel is believed to need none. One may be
 /// declined because it ended while it was offered.
 const DECLINES: u8 = 2;
@@ -25,7 +25,7 @@ pub(crate) fn supervise(mut attached: Attached) -> Result<(), AttachError> {
     let sysfs = Sysfs::default();
     let mut vacancies = Vacancies::new(attached.is_adopted);
     let mut attempts = Attempts::default();
-    let mut larger = 0;
+    let mut growth = Growth::default();
     loop {
         let now = Instant::now();
         let wait = if vacancies.are_any() { attempts.wait(now).min(LOOK_EVERY) } else { LOOK_EVERY };
@@ -34,6 +34,7 @@ pub(crate) fn supervise(mut attached: Attached) -> Result<(), AttachError> {
             tracing::info!(device = attached.device(), "detached");
             return Ok(());
         };
+        grow_if_due(&mut attached, &device, &mut growth);
         if !vacancies.are_any() || !attempts.wait(Instant::now()).is_zero() {
             continue;
         }
@@ -43,15 +44,11 @@ pub(crate) fn supervise(mut attached: Attached) -> Result<(), AttachError> {
                 attempts.succeeded();
                 if is_taken {
                     tracing::info!(device = attached.device(), "gave the kernel a new connection");
-                    larger = if size > device.size { larger + 1 } else { 0 };
-                }
-                // On the other connections the server may still have the size that it said on them.
-                if larger >= device.queues.max(1) {
-                    grow(&mut attached, &device, size);
-                    larger = 0;
+                    growth.connected(&device, size);
+                    grow_if_due(&mut attached, &device, &mut growth);
                 }
             }
-            Err(error) => attempts.failed(Instant::now(), &attached.device(), &error),
+            Err(error) => attempts.failed(Instant::now(), &attached.device(), "no new connection", &error),
         }
     }
 }
@@ -64,7 +61,9 @@ fn still_ours(sysfs: &Sysfs, attached: &Attached) -> Result<Option<KernelDevice>
 
 /// Whether the kernel took it, and the size that the server says now.
 fn offer_one(attached: &mut Attached, device: &KernelDevice) -> Result<(bool, u64), AttachError> {
-    let (socket, shape) = link::connect(&attached.identifier.uri, device.is_read_only)?;
+    let wishes = LinkWishes { read_only: device.is_read_only, end_on_growth: attached.ends_on_growth };
+    let (socket, shape) = link::connect(&attached.identifier.uri, wishes)?;
+    attached.note_size(shape.size);
     shape.fits(device)?;
     attached
         .kernel
@@ -87,13 +86,19 @@ fn has_ended(socket: &OwnedFd) -> bool {
     poll(&mut [PollFd::new(socket, flags)], Some(&at_once)).is_ok_and(|events| events > 0)
 }
 
-fn grow(attached: &mut Attached, device: &KernelDevice, size: u64) {
+/// Has the kernel take a size that all connections have. It may wait for requests under way: nobody who
+/// answers requests waits for this process.
+fn grow_if_due(attached: &mut Attached, device: &KernelDevice, growth: &mut Growth) {
+    let Some(size) = growth.due(device, Instant::now()) else { return };
     let identifier = attached.identifier.to_string();
     match attached.kernel.resize(attached.index, &identifier, size, device.block_size) {
-        Ok(()) => tracing::info!(device = attached.device(), size, "grew"),
+        Ok(()) => {
+            growth.attempts.succeeded();
+            tracing::info!(device = attached.device(), size, "grew");
+        }
         Err(failure) => {
             let error = failure.of("the kernel did not resize the device");
-            tracing::warn!(device = attached.device(), %error);
+            growth.attempts.failed(Instant::now(), &attached.device(), "it did not grow", &error);
         }
     }
 }
@@ -134,54 +139,11 @@ impl Vacancies {
     }
 }
 
-/// When the server is tried again.
-#[derive(Debug, Default)]
-struct Attempts {
-    pause: Option<Duration>,
-    next: Option<Instant>,
-    /// Said once, until something else is wrong.
-    complaint: String,
-}
-
-impl Attempts {
-    fn wait(&self, now: Instant) -> Duration {
-        self.next.map_or(Duration::ZERO, |next| next.saturating_duration_since(now))
-    }
-
-    fn succeeded(&mut self) {
-        *self = Self::default();
-    }
-
-    fn failed(&mut self, now: Instant, device: &str, error: &AttachError) {
-        let pause = self.pause.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
-        (self.pause, self.next) = (Some(pause), Some(now + pause));
-        let complaint = error.to_string();
-        if complaint != self.complaint {
-            tracing::warn!(device, "no new connection: {complaint}");
-            self.complaint = complaint;
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
-
-    #[test]
-    fn pauses_grow_to_a_limit_and_end_with_success() {
-        let now = Instant::now();
-        let mut attempts = Attempts::default();
-        let mut pauses = Vec::new();
-        for _ in 0..9 {
-            attempts.failed(now, "d", &AttachError::NoModule);
-            pauses.push(attempts.wait(now).as_millis());
-        }
-        assert_eq!(pauses, [50, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
-        attempts.succeeded();
-        assert_eq!(attempts.wait(now), Duration::ZERO);
-    }
 
     /// A kernel as simple as can be: connections die, offers are taken while one is dead.
     fn lives(is_adopted: bool, already_dead: usize, deaths: &[bool]) -> (usize, usize) {

@@ -29,8 +29,9 @@ takes no device that was attached by something else, or to another URI.
 Over TLS (nbds://, with the parameters that `ringnbd info` takes) the supervisor stands between the kernel,
 which cannot encrypt, and the server: requests wait while there is none.
 
-A device grows when the server has become larger by the time it is connected again. --grow asks at once.
-A device never shrinks.
+A device grows when its export has become larger: at once with a ringnbd server, which has the supervisor
+connect again (not with --dead-timeout 0); with another one when its connections were made anew, or by
+--grow. A device never shrinks.
 
 Examples:
   ringnbd attach nbd://localhost/disk

@@ -19,10 +19,12 @@ JSON: {\"devices\": [{...}]}, with these keys:
   connections  how many it has, dead ones too
   connected    what the kernel says, or null
   size_bytes   the device's size
+  export_size_bytes   the export's, as the supervisor heard it last, or null
   read_only    true or false
   reads_in_flight, writes_in_flight   requests under way
 
-Metrics, by device and export: ringnbd_device_connections, _connected, _supervised, _size_bytes; by op
+Metrics, by device and export: ringnbd_device_connections, _connected, _supervised, _size_bytes,
+_export_size_bytes; by op
 (read, write, discard, flush) also ringnbd_device_in_flight, and since the device was made
 ringnbd_device_requests_total, _bytes_total, _seconds_total. For the textfile collector, by a timer:
   ringnbd devices --metrics >/run/metrics/nbd.$$ && mv /run/metrics/nbd.$$ /run/metrics/nbd.prom";
@@ -54,6 +56,7 @@ struct DeviceJson {
     connections: usize,
     connected: Option<bool>,
     size_bytes: u64,
+    export_size_bytes: Option<u64>,
     read_only: bool,
     reads_in_flight: u64,
     writes_in_flight: u64,
@@ -70,6 +73,7 @@ impl From<ListedDevice> for DeviceJson {
             connections: listed.kernel.queues,
             connected: listed.is_connected,
             size_bytes: listed.kernel.size,
+            export_size_bytes: listed.export_size,
             read_only: listed.kernel.is_read_only,
             reads_in_flight: listed.kernel.in_flight.0,
             writes_in_flight: listed.kernel.in_flight.1,
@@ -98,7 +102,7 @@ fn as_table(devices: &[DeviceJson]) -> String {
         let export = device.uri.clone().or_else(|| device.identifier.as_deref().map(printable));
         rows.push(vec![
             device.device.clone(),
-            human(device.size_bytes),
+            size(device),
             if device.read_only { "read-only" } else { "read-write" }.into(),
             device.connections.to_string(),
             device.reads_in_flight.saturating_add(device.writes_in_flight).to_string(),
@@ -108,6 +112,15 @@ fn as_table(devices: &[DeviceJson]) -> String {
         ]);
     }
     table(&rows, &[false, true, false, true, true, true, true, false])
+}
+
+/// The device's, and the export's where that is another one.
+fn size(device: &DeviceJson) -> String {
+    let of_device = human(device.size_bytes);
+    match device.export_size_bytes.filter(|bytes| *bytes != device.size_bytes) {
+        Some(bytes) => format!("{of_device} of {}", human(bytes)),
+        None => of_device,
+    }
 }
 
 #[cfg(test)]
@@ -125,6 +138,7 @@ mod tests {
             connections: 4,
             connected: Some(true),
             size_bytes: 1 << 30,
+            export_size_bytes: Some(1 << 30),
             read_only: true,
             reads_in_flight: 1,
             writes_in_flight: 2,
@@ -138,6 +152,9 @@ mod tests {
             lines[1],
             "/dev/nbd0   1 GiB  read-only            4          3    7           -  nbd://a/"
         );
+        let differs = DeviceJson { export_size_bytes: Some(3 << 30), ..device("/dev/nbd0", None, "") };
+        let shown_size = as_table(&[differs]);
+        assert!(shown_size.contains("  1 GiB of 3 GiB  "), "{shown_size}");
         assert!(!shown.contains('\u{1b}') && lines[2].starts_with("/dev/nbd11"), "{shown}");
     }
 }

@@ -101,17 +101,20 @@ pub(crate) fn enter_with(
 }
 
 /// As [`enter`], for who cannot encrypt: behind a URI with TLS a relay of two threads does that. `prepare` is
-/// given the socket to the server.
+/// given the socket to the server. `ends_on_growth`: the server is asked to end the session when the export
+/// has become larger.
 ///
 /// # Errors
 /// [`ClientError`], while connecting or negotiating.
 pub fn enter_relayed(
     uri: &NbdUri,
-    replies: ReplyMode,
+    (replies, ends_on_growth): (ReplyMode, bool),
     timeouts: Timeouts,
     prepare: impl FnOnce(&OwnedFd) -> std::io::Result<()>,
 ) -> Result<(OwnedFd, Transmission), ClientError> {
-    let UndrivenConnection { socket, transmission, secure } = enter_secured(uri, &[], replies, timeouts)?;
+    let link = Link::open(uri, timeouts)?.ending_on_growth(ends_on_growth);
+    let goal = Goal::Go { export: uri.export.clone(), contexts: Vec::new() };
+    let UndrivenConnection { socket, transmission, secure } = entered(link, goal, replies)?;
     prepare(&socket)?;
     match secure {
         None => Ok((socket, transmission)),
@@ -156,7 +159,11 @@ fn enter_secured(
     timeouts: Timeouts,
 ) -> Result<UndrivenConnection, ClientError> {
     let goal = Goal::Go { export: uri.export.clone(), contexts: contexts.to_vec() };
-    match Link::open(uri, timeouts)?.negotiate_replies(goal, replies)? {
+    entered(Link::open(uri, timeouts)?, goal, replies)
+}
+
+fn entered(link: Link, goal: Goal, replies: ReplyMode) -> Result<UndrivenConnection, ClientError> {
+    match link.negotiate_replies(goal, replies)? {
         (link, HandshakeOutcome::Transmission(transmission)) => {
             let (socket, secure) = link.into_socket()?;
             if secure.as_ref().is_some_and(|secure| secure.has_more()) {

@@ -50,6 +50,8 @@ pub(super) struct Link {
     credentials: Option<Credentials>,
     /// It is encrypted.
     secure: Option<Box<SecureStream>>,
+    /// The server is asked to end it when the export has become larger.
+    ends_on_growth: bool,
 }
 
 impl Link {
@@ -62,7 +64,16 @@ impl Link {
             match connect(&candidate, timeouts) {
                 Ok(socket) => {
                     let address = address.clone();
-                    return Ok(Self { socket, address, timeouts, deadline: None, credentials, secure: None });
+                    let (deadline, secure, ends_on_growth) = (None, None, false);
+                    return Ok(Self {
+                        socket,
+                        address,
+                        timeouts,
+                        deadline,
+                        credentials,
+                        secure,
+                        ends_on_growth,
+                    });
                 }
                 Err(error) => last = error,
             }
@@ -73,7 +84,13 @@ impl Link {
     /// One that is connected; `name` is what messages call the server.
     pub(super) fn over(socket: OwnedFd, name: &str, timeouts: Timeouts) -> Self {
         let (socket, address) = (Socket::from(socket), ServerAddress::Unix(name.into()));
-        Self { socket, address, timeouts, deadline: None, credentials: None, secure: None }
+        let (deadline, credentials, secure, ends_on_growth) = (None, None, None, false);
+        Self { socket, address, timeouts, deadline, credentials, secure, ends_on_growth }
+    }
+
+    /// Has the handshake ask the server to end the session when the export has become larger.
+    pub(super) fn ending_on_growth(self, ends_on_growth: bool) -> Self {
+        Self { ends_on_growth, ..self }
     }
 
     /// Runs the whole handshake, and receives no byte beyond it.
@@ -93,6 +110,9 @@ impl Link {
         let mut handshake = ClientHandshake::with_replies(goal, best).map_err(failed)?;
         if self.credentials.is_some() {
             handshake = handshake.secured();
+        }
+        if self.ends_on_growth {
+            handshake = handshake.ending_on_growth();
         }
         let mut input = Vec::new();
         loop {

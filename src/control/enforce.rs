@@ -57,7 +57,7 @@ fn end_refused(plane: &Rc<Plane>, refused: Vec<u64>) -> usize {
     let count = plane.sessions.count_new(&refused);
     plane.count_ended(Dismissal::Unwelcome, count);
     if count > 0 {
-        tokio_uring::spawn(see_off(Rc::clone(plane), refused));
+        tokio_uring::spawn(see_off(Rc::clone(plane), refused, Dismissal::Unwelcome));
     }
     count
 }
@@ -85,8 +85,9 @@ fn is_refused(plane: &Plane, number: u64) -> bool {
     is_refused
 }
 
-/// Tells the shards until all of these sessions are gone, or as long as a shutdown may take.
-async fn see_off(plane: Rc<Plane>, numbers: Vec<u64>) {
+/// Tells the shards until all of these sessions are gone, or as long as a shutdown may take. `numbers`
+/// ascend.
+pub(super) async fn see_off(plane: Rc<Plane>, numbers: Vec<u64>, why: Dismissal) {
     let deadline = Instant::now() + plane.limits.shutdown_timeout;
     loop {
         let left = |number: &u64| numbers.binary_search(number).is_ok();
@@ -96,7 +97,7 @@ async fn see_off(plane: Rc<Plane>, numbers: Vec<u64>) {
             by_shard
         };
         for (shard, of_shard) in by_shard {
-            plane.dismiss(shard, of_shard, Dismissal::Unwelcome);
+            plane.dismiss(shard, of_shard, why);
         }
         tokio::time::sleep(PAUSE).await;
         let late = numbers.iter().filter(|number| plane.sessions.is_there(**number)).count();
@@ -106,7 +107,8 @@ async fn see_off(plane: Rc<Plane>, numbers: Vec<u64>) {
         if Instant::now() >= deadline {
             tracing::warn!(
                 sessions = late,
-                "sessions that were refused have not ended yet: requests of theirs are still under way"
+                ?why,
+                "sessions that are to end have not ended yet: requests of theirs are still under way"
             );
             return;
         }

@@ -31,6 +31,7 @@ mod enforce;
 mod event_stream;
 mod events;
 mod file_opener;
+mod growth;
 mod handover;
 mod handshake_memory;
 mod host;

@@ -390,6 +390,7 @@ impl Plane {
         self.count(|counts| match why {
             Dismissal::TooOld => counts.old_sessions += sessions as u64,
             Dismissal::Unwelcome => counts.unwelcome_sessions += sessions as u64,
+            Dismissal::Grown => counts.grown_sessions += sessions as u64,
         });
     }
 

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 use super::TlsProof;
 use crate::backend::ExportId;
 use crate::identity::PeerIdentity;
+use crate::nbd::session::Session;
 
 /// Lives as long as a session, on whatever thread.
 #[derive(Debug, Clone)]
@@ -44,9 +45,16 @@ pub(super) struct RunningSession {
     pub(super) shard: usize,
     pub(super) id: ExportId,
     pub(super) may_write: bool,
+    /// The size that a client was told which wants its session to end when there is more.
+    pub(super) ends_beyond: Option<u64>,
     pub(super) peer: PeerIdentity,
     /// With TLS: what its client was believed for.
     pub(super) proof: Option<TlsProof>,
+}
+
+/// The size beyond which a session ends, if its client wants that.
+pub(super) fn ends_beyond(session: &Session) -> Option<u64> {
+    session.ends_on_growth().then_some(session.size)
 }
 
 /// A session, and when it ends.
@@ -151,7 +159,8 @@ mod tests {
 
     fn session(shard: usize) -> RunningSession {
         let id = ExportId { index: 0, generation: 0 };
-        RunningSession { shard, id, may_write: true, peer: PeerIdentity::default(), proof: None }
+        let (may_write, ends_beyond, peer, proof) = (true, None, PeerIdentity::default(), None);
+        RunningSession { shard, id, may_write, ends_beyond, peer, proof }
     }
 
     #[test]

@@ -100,4 +100,9 @@ impl Session {
     pub const fn is_read_only(&self) -> bool {
         self.transmission_flags & NBD_FLAG_READ_ONLY != 0
     }
+
+    /// Whether the client wants its session to end when the export has become larger.
+    pub const fn ends_on_growth(&self) -> bool {
+        self.transmission_flags & NBD_FLAG_X_ENDS_ON_GROWTH != 0
+    }
 }

@@ -67,6 +67,9 @@ pub const NBD_FLAG_SEND_CACHE: u16 = 1 << 10;
 pub const NBD_FLAG_SEND_FAST_ZERO: u16 = 1 << 11;
 /// BLOCK_STATUS may carry a payload that filters contexts (extended headers only).
 pub const NBD_FLAG_BLOCK_STATUS_PAYLOAD: u16 = 1 << 12;
+/// Not of the protocol: the server agrees to [`NBD_INFO_X_END_ON_GROWTH`]. Only those see it that asked for
+/// it.
+pub const NBD_FLAG_X_ENDS_ON_GROWTH: u16 = 1 << 15;
 
 // Options.
 /// Choose an export and end the haggling, without a reply.
@@ -133,6 +136,10 @@ pub const NBD_INFO_NAME: u16 = 1;
 pub const NBD_INFO_DESCRIPTION: u16 = 2;
 /// Block sizes.
 pub const NBD_INFO_BLOCK_SIZE: u16 = 3;
+/// Not of the protocol: nothing is answered. Who asks for it connects again whenever its connection ends, and
+/// wants it to end when the export has become larger, because that is how it hears of the new size. Servers
+/// "MUST ignore any information requests" that they do not understand.
+pub const NBD_INFO_X_END_ON_GROWTH: u16 = 0xf17b;
 
 // Commands.
 /// Read.

@@ -61,6 +61,9 @@ pub(crate) enum Dismissal {
     TooOld,
     /// Its client would be refused now: what has begun is answered, and the next request is refused.
     Unwelcome,
+    /// Its client wants to connect again, because the export has become larger: what has begun is answered,
+    /// the rest is not.
+    Grown,
 }
 
 /// One message.

@@ -17,6 +17,8 @@ pub(crate) struct ClientCounts {
     pub old_sessions: u64,
     /// Sessions that were ended because their clients would be refused.
     pub unwelcome_sessions: u64,
+    /// Sessions that were ended because their clients take a larger size only so.
+    pub grown_sessions: u64,
     /// Those with TLS.
     pub tls: TlsClients,
 }

@@ -173,7 +173,11 @@ pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
     page.family("ringnbd_audit_lines_dropped_total", "counter", help);
     page.sample("ringnbd_audit_lines_dropped_total", &[], clients.audit_lines_dropped);
     page.family("ringnbd_sessions_ended_total", "counter", "Sessions that the server ended, by why.");
-    let ended = [("max_session", clients.old_sessions), ("rights", clients.unwelcome_sessions)];
+    let ended = [
+        ("max_session", clients.old_sessions),
+        ("rights", clients.unwelcome_sessions),
+        ("resized", clients.grown_sessions),
+    ];
     for (reason, sessions) in ended {
         page.sample("ringnbd_sessions_ended_total", &[("reason", reason)], sessions);
     }

@@ -5,6 +5,7 @@ use std::fs::File;
 use serde_json::json;
 
 use crate::control::{Subject, body};
+use crate::http::Address;
 use crate::images;
 use crate::live::{put, send, sentence};
 use crate::support::raw::{Connection, Mode, Request};
@@ -71,6 +72,50 @@ fn a_file_grows_and_sessions_that_are_there_stay_right() {
         assert_eq!(write(&mut newest, 4 * MIB - 4096, 5), 0);
         assert_eq!(write(&mut new, 4 * MIB - 4096, 5), NBD_ENOSPC);
     }
+}
+
+/// A supervisor of a kernel's device asks for it: not of the protocol, and ignored by most servers.
+const END_ON_GROWTH: u16 = 0xf17b;
+const ENDS_ON_GROWTH: u16 = 1 << 15;
+
+#[test]
+fn clients_that_asked_for_it_connect_again_when_there_is_more() {
+    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let path = directory.path().join("disk");
+    File::create(&path).unwrap().set_len(MIB).unwrap();
+    let pages = directory.path().join("admin");
+    let options = Options::new().export(format!("vm=fault:delay.write=2s:file:{}", path.display()));
+    let subject = Subject::start(options.args(["--admin", &format!("unix:{}", pages.display())]));
+    let attach = || {
+        let mut client = Connection::haggling(&subject.server);
+        client.go_with("vm", &[NBD_INFO_BLOCK_SIZE, END_ON_GROWTH]);
+        assert!(client.export.has(ENDS_ON_GROWTH), "the server agrees");
+        client
+    };
+    let (mut idle, mut busy) = (attach(), attach());
+    let mut other = Connection::attach(&subject.server, "vm", Mode::Simple);
+    assert!(!other.export.has(ENDS_ON_GROWTH), "nobody else sees a flag that is not of the protocol");
+    // The read is answered first: by then the write is under way.
+    let (write, read) = (Request::write(0, vec![7; 4096]).cookie(1), Request::read(4096, 512).cookie(2));
+    busy.send_request(&write);
+    busy.send_request(&read);
+    assert_eq!(busy.reply_to(&read).error, 0);
+    let same = subject.ctl(&["resize", "vm", "1M"]);
+    assert_eq!(same.status.code(), Some(0), "{same}");
+    idle.expect_alive();
+    let resized = subject.ctl(&["resize", "vm", "3M"]);
+    assert_eq!(resized.status.code(), Some(0), "{resized}");
+    idle.expect_close("there is more");
+    assert_eq!(busy.reply_to(&write).error, 0, "what has begun is answered");
+    busy.expect_close("there is more");
+    let mut again = attach();
+    assert_eq!(again.export.size, 3 * MIB);
+    assert_eq!(again.read(0, 4096), [7; 4096]);
+    again.expect_alive();
+    assert_eq!((other.export.size, other.read(0, 4096)), (MIB, vec![7; 4096]), "it did not ask");
+    let ended = "ringnbd_sessions_ended_total{reason=\"resized\"} 2";
+    let page = Address::Unix(pages).get("/metrics").body;
+    assert!(page.contains(ended), "{page}");
 }
 
 #[test]

@@ -15,6 +15,28 @@ use crate::support::wire::*;
 
 const MIB: u64 = 1 << 20;
 
+/// As the supervisor of a kernel's device, whose session ends because it asked for that.
+#[test]
+fn a_device_hears_that_its_image_is_larger() {
+    let (store, golden) = golden();
+    let online = online(&store);
+    let attach = || {
+        let mut device = Connection::haggling(&online.server);
+        device.go_with("vm1", &[NBD_INFO_BLOCK_SIZE, 0xf17b]);
+        device
+    };
+    let mut device = attach();
+    let mut other = Connection::attach(&online.server, "vm1", Mode::Simple);
+    assert_eq!(device.export.size, golden.len() as u64);
+    store.run("image resize STORE/vm1 8M").ok();
+    device.expect_close("there is more");
+    other.expect_alive();
+    let mut device = attach();
+    assert_eq!(device.export.size, 8 * MIB);
+    device.write(8 * MIB - 4096, &[3; 4096]);
+    device.expect_alive();
+}
+
 #[test]
 fn an_image_becomes_larger_under_its_clients() {
     let (store, golden) = golden();

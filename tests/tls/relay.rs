@@ -17,7 +17,7 @@ struct Plain(UnixStream);
 impl Plain {
     fn connect(uri: &str) -> Self {
         let (socket, transmission) =
-            enter_relayed(&uri.parse().unwrap(), ReplyMode::Simple, Timeouts::default(), |_| Ok(()))
+            enter_relayed(&uri.parse().unwrap(), (ReplyMode::Simple, false), Timeouts::default(), |_| Ok(()))
                 .expect("connect");
         assert_eq!(transmission.export.size, SIZE);
         let stream = UnixStream::from(socket);

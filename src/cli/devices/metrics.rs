@@ -9,7 +9,7 @@ type Family = (&'static str, &'static str, &'static str, fn(&ListedDevice) -> Sa
 /// Values by the label `op`, which is left away where it is empty.
 type Samples = Vec<(&'static str, f64)>;
 
-const FAMILIES: [Family; 8] = [
+const FAMILIES: [Family; 9] = [
     ("connections", "gauge", "Connections of a device, dead ones too.", |device| {
         vec![("", device.kernel.queues as f64)]
     }),
@@ -20,6 +20,12 @@ const FAMILIES: [Family; 8] = [
         vec![("", f64::from(u8::from(device.supervisor.is_some())))]
     }),
     ("size_bytes", "gauge", "The size of a device.", |device| vec![("", device.kernel.size as f64)]),
+    (
+        "export_size_bytes",
+        "gauge",
+        "The size of a device's export, as its supervisor heard it last.",
+        |device| device.export_size.map(|bytes| ("", bytes as f64)).into_iter().collect(),
+    ),
     ("in_flight", "gauge", "Requests under way.", |device| {
         let (reads, writes) = device.kernel.in_flight;
         vec![("read", reads as f64), ("write", writes as f64)]
@@ -90,6 +96,7 @@ mod tests {
             kernel,
             identifier: format!("ringnbd/1 {uri}").parse().ok(),
             supervisor: None,
+            export_size: Some(2 << 20),
             is_connected: Some(true),
             done: DoneByKind { writes: done, ..DoneByKind::default() },
         }]);
@@ -97,6 +104,7 @@ mod tests {
         for line in [
             "# TYPE ringnbd_device_in_flight gauge".to_owned(),
             format!("ringnbd_device_connections{{{labels}}} 4"),
+            format!("ringnbd_device_export_size_bytes{{{labels}}} 2097152"),
             format!("ringnbd_device_supervised{{{labels}}} 0"),
             format!("ringnbd_device_in_flight{{{labels},op=\"write\"}} 2"),
             format!("ringnbd_device_requests_total{{{labels},op=\"write\"}} 5"),

@@ -13,9 +13,10 @@ use super::socket::HandoverError;
 use crate::config::Limits;
 use crate::control::TlsProof;
 use crate::control::catalogue::Entry;
+use crate::control::growth;
 use crate::control::listen::negotiate::is_tcp;
 use crate::control::plane::Plane;
-use crate::control::sessions::RunningSession;
+use crate::control::sessions::{RunningSession, ends_beyond};
 use crate::identity::{PeerIdentity, TlsIdentity};
 use crate::nbd::session::Session;
 use crate::shard::{NewConnection, Secured};
@@ -79,7 +80,8 @@ pub(in crate::control) async fn attach(plane: &Rc<Plane>, arrived: Vec<Arrived>)
         let permit = plane.permit().await;
         let mark = plane.sessions.mark();
         let may_write = !session.is_read_only();
-        let running = |shard| RunningSession { shard, id: entry.id, may_write, peer: peer.clone(), proof };
+        let (id, ends_beyond) = (entry.id, ends_beyond(&session));
+        let running = |shard| RunningSession { shard, id, may_write, ends_beyond, peer: peer.clone(), proof };
         let mut new = Box::new(NewConnection {
             number,
             over_tcp: is_tcp(&socket),
@@ -111,6 +113,7 @@ pub(in crate::control) async fn attach(plane: &Rc<Plane>, arrived: Vec<Arrived>)
             Some(shard) => {
                 tracing::info!(connection = number, %peer, export, shard, "taken over");
                 plane.sessions.add(number, &mark, running(shard), longest);
+                growth::tell_client(plane, number, entry.size());
             }
         }
     }

@@ -14,9 +14,10 @@ use super::audit::Audit;
 use super::channel::Channel;
 use crate::control::client_stream::Failure;
 use crate::control::enforce::enforce_on;
+use crate::control::growth;
 use crate::control::handshake_memory::Claim;
 use crate::control::plane::{Permit, Plane};
-use crate::control::sessions::{RunningSession, SessionMark};
+use crate::control::sessions::{RunningSession, SessionMark, ends_beyond};
 use crate::control::stores::{Absence, Chosen, Stores};
 use crate::control::{SecureChannel, TlsProof};
 use crate::identity::{PeerIdentity, TlsIdentity};
@@ -86,6 +87,10 @@ pub(in crate::control) async fn negotiate(stores: Rc<Stores>, candidate: Candida
             // What it was let in by may be from before.
             if handed_over.is_ok() && plane.sessions.enforced() != enforced {
                 enforce_on(&plane, number);
+            }
+            // The export may have become larger since its size was told.
+            if handed_over.is_ok() {
+                growth::tell_client(&plane, number, entry.size());
             }
             handed_over
         }
@@ -228,6 +233,7 @@ async fn hand_over(
     let tls = peer.tls.as_deref().map(tracing::field::debug);
     let export = entry.info.name.as_str();
     let (mode, may_write) = (negotiated.session.reply_mode, !negotiated.session.is_read_only());
+    let ends_beyond = ends_beyond(&negotiated.session);
     let deadline = tokio::time::Instant::now() + plane.limits.handshake_timeout;
     loop {
         if !plane.catalogue().has(entry.id) {
@@ -237,7 +243,8 @@ async fn hand_over(
             Ok(shard) => {
                 tracing::info!(connection = number, %peer, export, shard, replies = ?mode, tls, "negotiated");
                 let longest = proof.as_ref().and_then(|_| plane.longest_session());
-                let running = RunningSession { shard, id: entry.id, may_write, peer: peer.clone(), proof };
+                let (id, peer) = (entry.id, peer.clone());
+                let running = RunningSession { shard, id, may_write, ends_beyond, peer, proof };
                 plane.sessions.add(number, &mark, running, longest);
                 return Ok(());
             }

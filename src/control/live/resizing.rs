@@ -1,8 +1,8 @@
 //! Exports that get another size.
 //!
 //! Clients that come see the new size. Those that are there keep the one that they were told, because most of
-//! them cannot hear of another one; they see it when they connect again. So nothing becomes smaller while it
-//! has clients.
+//! them cannot hear of another one; they see it when they connect again. Those that asked for it are made to
+//! ([`growth`]). Nothing becomes smaller while it has clients.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,6 +13,7 @@ use super::{Condition, Live, LiveRefusal, PreparedExport};
 use crate::backend::{Export, ResizeError};
 use crate::control::catalogue::Entry;
 use crate::control::events::EventKind;
+use crate::control::growth;
 use crate::shard::Removal;
 
 /// The body of a request.
@@ -76,10 +77,20 @@ impl Live {
             }
             return Err(refused(name, &why));
         }
+        let before = export.facts().block_sizes.minimum;
         let entry = if is_smaller { entry } else { self.serve_again(&known, export, (size, wish))? };
         let told = serde_json::json!({ "export": name, "size_bytes": size });
         self.plane().events.tell(EventKind::ExportResized, told);
-        tracing::info!(export = name, size, "an export has another size");
+        let has_larger_blocks = entry.info.facts.block_sizes.minimum > before;
+        let renewed = if has_larger_blocks { 0 } else { growth::tell_clients(self.plane(), &entry) };
+        tracing::info!(export = name, size, renewed, "an export has another size");
+        if has_larger_blocks {
+            tracing::warn!(
+                export = name,
+                "attached devices keep their size: their blocks are smaller than those of the export now; \
+                 detach them and attach them again"
+            );
+        }
         Ok(entry)
     }
 

@@ -10,6 +10,7 @@ use super::one::OneStore;
 use super::perform::PerformError;
 use crate::backend::{GrowOutcome, GrowTask, HomeTask};
 use crate::control::catalogue::Entry;
+use crate::control::growth;
 use crate::control::plane::Plane;
 use crate::store::catalog::{LayerId, NodeName, StoreName};
 use crate::store::request::StoreAnswer;
@@ -48,7 +49,8 @@ impl Stores {
         if let Err(why) = grown {
             return Err(PerformError::NotGrown { image: image.clone(), why });
         }
-        tracing::info!(%image, size, "an image in use has become larger");
+        let renewed = growth::tell_clients(&self.plane, &entry);
+        tracing::info!(%image, size, renewed, "an image in use has become larger");
         Ok(Some(StoreAnswer::Nodes(one.ask(move |store| store.describe_some(&[node])).await??)))
     }
 }

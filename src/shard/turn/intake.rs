@@ -225,6 +225,7 @@ impl Shard {
             match why {
                 Dismissal::TooOld => connection.because(Reason::TooOld).stop(now),
                 Dismissal::Unwelcome => connection.turn_away(now),
+                Dismissal::Grown => connection.stop_and_tell(now),
             }
             to_flush(&mut self.to_flush, key as u32, connection);
         }

@@ -35,11 +35,13 @@ impl Stage {
 }
 
 /// Data of INFO and GO.
-pub(super) fn export_query(export: &str) -> Vec<u8> {
-    const REQUESTS: [u16; 3] = [NBD_INFO_NAME, NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE];
+pub(super) fn export_query(export: &str, ends_on_growth: bool) -> Vec<u8> {
+    const REQUESTS: [u16; 4] =
+        [NBD_INFO_NAME, NBD_INFO_DESCRIPTION, NBD_INFO_BLOCK_SIZE, NBD_INFO_X_END_ON_GROWTH];
+    let requests = if ends_on_growth { &REQUESTS[..] } else { &REQUESTS[..3] };
     let mut data = string(export);
-    data.extend((REQUESTS.len() as u16).to_be_bytes());
-    data.extend(REQUESTS.iter().flat_map(|request| request.to_be_bytes()));
+    data.extend((requests.len() as u16).to_be_bytes());
+    data.extend(requests.iter().flat_map(|request| request.to_be_bytes()));
     data
 }
 

@@ -37,6 +37,7 @@ pub(super) struct Script {
     best: ReplyMode,
     /// Nothing is asked before STARTTLS.
     secured: bool,
+    ends_on_growth: bool,
     dialect: Dialect,
     answer: Gathered,
     /// The exports of LIST whose details are known, and those that are still to be asked about, the next one
@@ -75,6 +76,7 @@ impl Script {
             goal,
             best,
             secured: false,
+            ends_on_growth: false,
             dialect,
             answer: Gathered::default(),
             listed: Vec::new(),
@@ -100,6 +102,16 @@ impl Script {
     /// Has STARTTLS asked for before anything else.
     pub(super) fn secure(&mut self) {
         self.secured = true;
+    }
+
+    /// Says that the session is to end when the export has become larger.
+    pub(super) fn end_on_growth(&mut self) {
+        self.ends_on_growth = true;
+    }
+
+    /// Data of INFO and GO for the export at hand.
+    fn export_query(&self) -> Vec<u8> {
+        export_query(self.export(), self.ends_on_growth)
     }
 
     /// How it ended; once.
@@ -223,11 +235,7 @@ impl Script {
                 let is_open = details.size > 0;
                 self.offered.clone_from(&details.contexts);
                 self.result = Some(Ok(HandshakeOutcome::Info(self.dialect, details)));
-                if is_open {
-                    ScriptStep::Abort
-                } else {
-                    ScriptStep::Option(Stage::Go, export_query(self.export()))
-                }
+                if is_open { ScriptStep::Abort } else { ScriptStep::Option(Stage::Go, self.export_query()) }
             }
             Stage::Go => {
                 let details = self.details(answer).ok_or(no_export)?;
@@ -246,7 +254,7 @@ impl Script {
             Goal::Go { export, contexts } if !contexts.is_empty() && self.has_chunks() => {
                 ScriptStep::Option(Stage::SelectContexts, context_queries(export, contexts))
             }
-            Goal::Go { export, .. } => ScriptStep::Option(Stage::Go, export_query(export)),
+            Goal::Go { .. } => ScriptStep::Option(Stage::Go, self.export_query()),
         }
     }
 
@@ -254,7 +262,7 @@ impl Script {
     fn ask_about_export(&mut self) -> ScriptStep {
         match self.has_chunks() {
             true => ScriptStep::Option(Stage::OfferedContexts, context_queries(self.export(), &[])),
-            false => ScriptStep::Option(Stage::Info, export_query(self.export())),
+            false => ScriptStep::Option(Stage::Info, self.export_query()),
         }
     }
 
@@ -278,7 +286,7 @@ impl Script {
     fn after_offered(&mut self, names: Option<Vec<String>>) -> ScriptStep {
         self.offered = names;
         let stage = if matches!(self.goal, Goal::Go { .. }) { Stage::Go } else { Stage::Info };
-        ScriptStep::Option(stage, export_query(self.export()))
+        ScriptStep::Option(stage, self.export_query())
     }
 
     fn after_selected(&mut self, contexts: Vec<ContextId>) -> ScriptStep {
@@ -286,7 +294,7 @@ impl Script {
         match self.selected.is_empty() {
             // What there is instead makes a useful message.
             true => ScriptStep::Option(Stage::OfferedContexts, context_queries(self.export(), &[])),
-            false => ScriptStep::Option(Stage::Go, export_query(self.export())),
+            false => ScriptStep::Option(Stage::Go, self.export_query()),
         }
     }
 

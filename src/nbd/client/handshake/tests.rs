@@ -144,6 +144,15 @@ fn no_chunks() -> [(Vec<u8>, Vec<u8>); 2] {
 }
 
 #[test]
+fn the_end_of_the_session_is_asked_for_with_the_export() {
+    let mut handshake =
+        ClientHandshake::with_replies(go("d", &[]), ReplyMode::Simple).unwrap().ending_on_growth();
+    handshake.feed(&mut &greeting(3)[..]).unwrap();
+    let asked = [string("d"), vec![0, 4, 0, 1, 0, 2, 0, 3, 0xf1, 0x7b]].concat();
+    assert_eq!(handshake.take_output(), first(option(7, &asked)));
+}
+
+#[test]
 fn info_from_a_server_that_knows_everything() {
     let about = [
         export_info(6),

@@ -277,7 +277,10 @@ impl Haggling {
         index: usize,
         export: &ExportInfo,
     ) -> HandshakeState {
-        let session = self.session(name, export, option == NBD_OPT_GO && asked.block_size);
+        let mut session = self.session(name, export, option == NBD_OPT_GO && asked.block_size);
+        if asked.end_on_growth {
+            session.transmission_flags |= NBD_FLAG_X_ENDS_ON_GROWTH;
+        }
         let required = must_negotiate_block_sizes(export, asked.block_size);
         // "A server with size constraints other than the default [...] MUST" advertise them, asked or not.
         if asked.block_size || required || export.facts.block_sizes.are_stricter_than_default() {

@@ -48,6 +48,7 @@ pub(super) struct InfoRequests {
     pub(super) name: bool,
     pub(super) description: bool,
     pub(super) block_size: bool,
+    pub(super) end_on_growth: bool,
 }
 
 /// The data of `NBD_OPT_INFO` and `NBD_OPT_GO`: name and information requests.
@@ -63,6 +64,7 @@ pub(super) fn info(data: &[u8]) -> Result<(&str, InfoRequests), OptionRefusal> {
             NBD_INFO_NAME => requests.name = true,
             NBD_INFO_DESCRIPTION => requests.description = true,
             NBD_INFO_BLOCK_SIZE => requests.block_size = true,
+            NBD_INFO_X_END_ON_GROWTH => requests.end_on_growth = true,
             _ => {}
         }
     }

@@ -69,6 +69,16 @@ impl Connection {
         self.forget_late_payload();
     }
 
+    /// As [`Connection::stop`], for a client that connects again as soon as it sees the end of the stream: it
+    /// is shown in any case. Kernels before 6.13 close a file of a ring only after all operations that began
+    /// before it was taken out, such as a receive of another connection that is idle.
+    pub(crate) fn stop_and_tell(&mut self, now: u64) {
+        if self.closing == Closing::No {
+            self.because(Reason::Grown).stop(now);
+            self.linger = Linger::Wanted { briefly: false };
+        }
+    }
+
     /// Ends with the next request, which is refused, or now if it is idle. `now` is by the shard's clock.
     pub(crate) fn turn_away(&mut self, now: u64) {
         self.refuses.get_or_insert(Reason::Unwelcome);

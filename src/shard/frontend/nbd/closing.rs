@@ -45,6 +45,8 @@ pub(crate) enum Reason {
     TooOld,
     /// Its client would be refused now.
     Unwelcome,
+    /// Its client asked to hear of a larger size, by this end.
+    Grown,
     /// Another process serves it from now on.
     Moved,
     /// The server ends.
@@ -73,6 +75,7 @@ impl Display for Reason {
             Self::NoDevice => "the export could not be opened",
             Self::TooOld => "it has lasted as long as a session may",
             Self::Unwelcome => "its client may not use the export any more",
+            Self::Grown => "the export has become larger, and the client connects again for that",
             Self::Moved => "another process serves it from now on",
             Self::Stopping => "the server stops",
             Self::CutOff => "cut off: it did not finish before the shutdown timeout",

@@ -139,6 +139,23 @@ fn h12_info_tells_what_go_tells() {
     }
 }
 
+/// Not of the protocol: who does not ask for it never sees the flag.
+#[test]
+fn a_client_can_ask_for_the_end_of_its_session() {
+    for (requests, ends) in
+        [(&[3][..], false), (&[0xf17b], true), (&[3, 0xf17b, 7], true), (&[0xf17c], false)]
+    {
+        let outcome = speak(&fixed(&[info(INFO, "disk", requests), info(GO, "disk", requests)]));
+        let session = &outcome.done().session;
+        assert_eq!(session.ends_on_growth(), ends, "{requests:?}");
+        assert_eq!(session.transmission_flags & 1 << 15 != 0, ends);
+    }
+    // INFO does not bind, and EXPORT_NAME asks for nothing.
+    let outcome = speak(&fixed(&[info(INFO, "disk", &[0xf17b]), info(GO, "disk", &[])]));
+    assert!(!outcome.done().session.ends_on_growth());
+    assert!(!speak(&fixed(&[option(1, b"disk")])).done().session.ends_on_growth());
+}
+
 #[test]
 fn h13_zeroes_follow_export_name_unless_declined_and_never_go() {
     for (flags, length) in [(0, 134), (1, 134), (2, 10), (3, 10)] {
