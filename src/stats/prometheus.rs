@@ -141,19 +141,7 @@ pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
     page.sample("ringnbd_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
     page.family("ringnbd_start_time_seconds", "gauge", "When the server started, since 1970.");
     page.sample("ringnbd_start_time_seconds", &[], format_args!("{start_unix_seconds:.3}"));
-    page.family("ringnbd_export_size_bytes", "gauge", "Size of the export.");
-    for export in exports {
-        page.sample("ringnbd_export_size_bytes", &[("export", &export.label)], export.size);
-    }
-    page.family("ringnbd_export_read_only", "gauge", "1 where writes are refused.");
-    for export in exports {
-        page.sample("ringnbd_export_read_only", &[("export", &export.label)], u8::from(export.read_only));
-    }
-    let help = "Address space in which the export maps its file, once for all shards; 0 where it does not.";
-    page.family("ringnbd_export_mapped_bytes", "gauge", help);
-    for export in exports {
-        page.sample("ringnbd_export_mapped_bytes", &[("export", &export.label)], export.mapped_bytes);
-    }
+    basics(&mut page, exports);
     weights(&mut page, exports);
     images(&mut page, exports);
     let of_remotes = exports.iter().filter_map(|export| Some((export.label.as_str(), export.remote?)));
@@ -172,15 +160,7 @@ pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
     let help = "Decisions about rights without a line in the log: there were too many of one client.";
     page.family("ringnbd_audit_lines_dropped_total", "counter", help);
     page.sample("ringnbd_audit_lines_dropped_total", &[], clients.audit_lines_dropped);
-    page.family("ringnbd_sessions_ended_total", "counter", "Sessions that the server ended, by why.");
-    let ended = [
-        ("max_session", clients.old_sessions),
-        ("rights", clients.unwelcome_sessions),
-        ("resized", clients.grown_sessions),
-    ];
-    for (reason, sessions) in ended {
-        page.sample("ringnbd_sessions_ended_total", &[("reason", reason)], sessions);
-    }
+    ended_sessions(&mut page, &clients);
     tls(&mut page, &clients.tls, totals);
     page.family("ringnbd_shards_failed", "gauge", "Shards that panicked: the others serve all exports.");
     page.sample("ringnbd_shards_failed", &[], shards_failed);
@@ -192,6 +172,34 @@ pub(crate) fn render(metrics: &Metrics<'_>, format: Format) -> String {
         page.text.push_str("# EOF\n");
     }
     page.text
+}
+
+fn basics(page: &mut Page, exports: &[ExportFacts]) {
+    page.family("ringnbd_export_size_bytes", "gauge", "Size of the export.");
+    for export in exports {
+        page.sample("ringnbd_export_size_bytes", &[("export", &export.label)], export.size);
+    }
+    page.family("ringnbd_export_read_only", "gauge", "1 where writes are refused.");
+    for export in exports {
+        page.sample("ringnbd_export_read_only", &[("export", &export.label)], u8::from(export.read_only));
+    }
+    let help = "Address space in which the export maps its file, once for all shards; 0 where it does not.";
+    page.family("ringnbd_export_mapped_bytes", "gauge", help);
+    for export in exports {
+        page.sample("ringnbd_export_mapped_bytes", &[("export", &export.label)], export.mapped_bytes);
+    }
+}
+
+fn ended_sessions(page: &mut Page, clients: &ClientCounts) {
+    page.family("ringnbd_sessions_ended_total", "counter", "Sessions that the server ended, by why.");
+    let ended = [
+        ("max_session", clients.old_sessions),
+        ("rights", clients.unwelcome_sessions),
+        ("resized", clients.grown_sessions),
+    ];
+    for (reason, sessions) in ended {
+        page.sample("ringnbd_sessions_ended_total", &[("reason", reason)], sessions);
+    }
 }
 
 fn tls(page: &mut Page, clients: &TlsClients, totals: &Totals) {

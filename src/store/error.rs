@@ -101,7 +101,10 @@ pub enum StoreError {
         "{} has other contents than the base, from which the server would read on until it ends: stop it, and try again", .0.display()
     )]
     RebaseServed(PathBuf),
-    #[error("only a server that has the store open is asked for this")]
+    #[error(
+        "only a server that has the store open is asked for this, and none has: start \
+         `ringnbd serve store:STORE`"
+    )]
     NeedsServer,
     #[error("interrupted: nothing was made")]
     Interrupted,

@@ -69,6 +69,7 @@ pub(crate) mod packed_gauges;
 mod packed_space;
 pub(crate) mod packs;
 pub(crate) mod pending;
+mod performing;
 pub(crate) mod pulling;
 pub(crate) mod push_notes;
 pub(crate) mod push_plan;
