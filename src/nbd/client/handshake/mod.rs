@@ -113,7 +113,7 @@ impl ClientHandshake {
 
     /// Asks the server to end the session when the export has become larger, for a client that connects again
     /// then. Most servers know nothing of it; one that agrees sets
-    /// [`NBD_FLAG_X_ENDS_ON_GROWTH`](crate::wire::NBD_FLAG_X_ENDS_ON_GROWTH).
+    /// [`NBD_FLAG_X_ENDS_ON_GROWTH`].
     #[must_use]
     pub fn ending_on_growth(mut self) -> Self {
         self.script.end_on_growth();
