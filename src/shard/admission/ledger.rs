@@ -34,9 +34,9 @@ pub(crate) struct Ledger {
 pub(crate) struct Grant {
     ledger: Rc<Ledger>,
     held: u32,
-    works: bool,
-    /// What it counts at its device.
-    load: u16,
+    /// 0 while no device works on the request; else one more than it counts there. One number, because a record
+    /// of a request is moved as a whole.
+    work: u32,
 }
 
 #[inline]
@@ -93,7 +93,7 @@ impl Ledger {
     pub(crate) fn grant(self: &Rc<Self>, held: usize) -> Grant {
         add(&self.in_flight, 1);
         add(&self.held, held);
-        Grant { ledger: Rc::clone(self), held: held as u32, works: false, load: 0 }
+        Grant { ledger: Rc::clone(self), held: held as u32, work: 0 }
     }
 }
 
@@ -118,16 +118,16 @@ impl Grant {
     /// A device begins to work on the request.
     #[inline]
     pub(crate) fn begin_work(&mut self) {
-        debug_assert!(!self.works, "one device works on a request");
-        self.works = true;
+        debug_assert!(self.work == 0, "one device works on a request");
+        self.work = 1;
         add(&self.ledger.working, 1);
         add(&self.ledger.usage.working, 1);
     }
 
     /// The device that works on the request has so much to do with it.
     pub(crate) fn weigh_on_device(&mut self, load: u16) {
-        if self.works && self.load == 0 {
-            self.load = load;
+        if self.work == 1 {
+            self.work += u32::from(load);
             add(&self.ledger.load, load.into());
         }
     }
@@ -135,18 +135,19 @@ impl Grant {
     /// The device is done.
     #[inline]
     pub(crate) fn end_work(&mut self) {
-        if std::mem::take(&mut self.works) {
+        let work = std::mem::take(&mut self.work);
+        if work > 0 {
             subtract(&self.ledger.working, 1);
             subtract(&self.ledger.usage.working, 1);
-            if self.load > 0 {
-                self.relieve_device();
+            if work > 1 {
+                self.relieve_device(work - 1);
             }
         }
     }
 
     #[cold]
-    fn relieve_device(&mut self) {
-        subtract(&self.ledger.load, std::mem::take(&mut self.load).into());
+    fn relieve_device(&self, load: u32) {
+        subtract(&self.ledger.load, load as usize);
     }
 }
 
@@ -184,17 +185,17 @@ mod tests {
                     5 => grants[index.index(count)].1.weigh_on_device(bytes as u16),
                     _ => {
                         let grant = &mut grants[index.index(count)].1;
-                        if grant.works { grant.end_work() } else { grant.begin_work() }
+                        if grant.work > 0 { grant.end_work() } else { grant.begin_work() }
                     }
                 }
                 for (index, ledger) in ledgers.iter().enumerate() {
                     let own = || grants.iter().filter(|(of, _)| *of == index).map(|(_, grant)| grant);
                     prop_assert_eq!(ledger.in_flight(), own().count());
                     prop_assert_eq!(ledger.held(), own().map(|grant| grant.held() as usize).sum::<usize>());
-                    prop_assert_eq!(ledger.working(), own().filter(|grant| grant.works).count());
+                    prop_assert_eq!(ledger.working(), own().filter(|grant| grant.work > 0).count());
                 }
-                prop_assert_eq!(usage.working(), grants.iter().filter(|(_, grant)| grant.works).count());
-                prop_assert_eq!(load.get(), grants.iter().map(|(_, grant)| usize::from(grant.load)).sum::<usize>());
+                prop_assert_eq!(usage.working(), grants.iter().filter(|(_, grant)| grant.work > 0).count());
+                prop_assert_eq!(load.get(), grants.iter().map(|(_, grant)| grant.work.saturating_sub(1) as usize).sum::<usize>());
             }
             drop(grants);
             prop_assert_eq!((usage.working(), load.get()), (0, 0));
