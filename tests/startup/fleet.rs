@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::process::{Child, Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -282,13 +283,20 @@ impl Fleet {
         self.earlier.push(before);
     }
 
-    /// Descriptors, and KiB of memory, of the process that serves.
-    fn takes(&self) -> (usize, u64) {
+    /// What the descriptors of the process that serves are, and KiB of its memory.
+    fn takes(&self) -> (Vec<String>, u64) {
         let of = format!("/proc/{}", self.line.child.id());
         let status = std::fs::read_to_string(format!("{of}/status")).unwrap();
         let resident = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
         let resident = resident.trim().strip_suffix(" kB").unwrap().parse().unwrap();
-        (std::fs::read_dir(format!("{of}/fd")).unwrap().count(), resident)
+        // One may be gone before it is read.
+        let name = |entry: std::io::Result<std::fs::DirEntry>| std::fs::read_link(entry.unwrap().path()).ok();
+        let files = std::fs::read_dir(format!("{of}/fd")).unwrap().filter_map(name);
+        let files = files.map(|path| path.display().to_string());
+        // A pack is opened when something of it is read, and kept among a bounded number.
+        let mut files: Vec<_> = files.filter(|path| !path.contains("/packs/")).collect();
+        files.sort();
+        (files, resident)
     }
 }
 
@@ -372,8 +380,15 @@ fn nothing_is_kept(fleet: &mut Fleet) {
     repeat(fleet);
     let (files, memory) = fleet.takes();
     repeat(fleet);
-    wait_until("descriptors to be given back", || fleet.takes().0 <= files);
-    let (files_now, memory_now) = fleet.takes();
+    let mut last = Vec::new();
+    let given_back = catch_unwind(AssertUnwindSafe(|| {
+        wait_until("descriptors to be given back", || {
+            last = fleet.takes().0;
+            last.len() <= files.len()
+        });
+    }));
+    assert!(given_back.is_ok(), "descriptors are kept: before {files:#?}, now {last:#?}");
+    let (files, files_now, memory_now) = (files.len(), last.len(), fleet.takes().1);
     println!(
         "{files} descriptors and {memory} KiB before {REPEATS} rounds of changes, {files_now} and {memory_now} after"
     );

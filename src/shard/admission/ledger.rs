@@ -34,8 +34,8 @@ pub(crate) struct Ledger {
 pub(crate) struct Grant {
     ledger: Rc<Ledger>,
     held: u32,
-    /// 0 while no device works on the request; else one more than it counts there. One number, because a record
-    /// of a request is moved as a whole.
+    /// 0 while no device works on the request; else one more than it counts there. One number, because a
+    /// record of a request is moved as a whole.
     work: u32,
 }
 
