@@ -32,6 +32,8 @@ const REPEATS: usize = 4;
 /// What is done to the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Change {
+    /// What the load and the machine do by themselves.
+    Nothing,
     Add,
     Remove,
     Resize,
@@ -43,7 +45,8 @@ enum Change {
 }
 
 /// Each in a round, in another order.
-const ROUND: [Change; 10] = [
+const ROUND: [Change; 11] = [
+    Change::Nothing,
     Change::Add,
     Change::Add,
     Change::Remove,
@@ -195,6 +198,7 @@ impl Fleet {
     fn change(&mut self, change: Change) {
         self.changes += 1;
         match change {
+            Change::Nothing => {}
             Change::Add => self.add(),
             Change::Remove => self.remove(),
             Change::Resize => self.resize(),
