@@ -171,6 +171,7 @@ pub mod store {
     pub use crate::store::maps::{LayerDescription, LayerMaps};
     pub use crate::store::merging::ChainCopy;
     pub use crate::store::open_store::{OpenStore, Released, StoreUsage, now_s, random_uuid};
+    pub use crate::store::pace::owed;
     pub use crate::store::packs::RebuiltIndex;
     pub use crate::store::pulling::PulledNode;
     pub use crate::store::push_notes::{PushLag, note_push};

@@ -16,11 +16,11 @@ use crate::config::ControlAddress;
 use crate::daemon::logging::show_warnings;
 use crate::store::image_path::ImagePath;
 use crate::store::{
-    MapFiles, OpenStore, StoreAnswer, StoreError, StoreRequest, note_push, pack_files, push_plan,
+    MapFiles, OpenStore, StoreAnswer, StoreError, StoreRequest, note_push, owed, pack_files, push_plan,
     random_uuid, set_tier, tier_of,
 };
 use crate::tier::collect::{CollectOptions, CollectedTier, collect_tier};
-use crate::tier::own::{Pusher, TakeOver, own};
+use crate::tier::own::{Pusher, TakeOver, host_name, own};
 use crate::tier::pin::{publish, snapshot};
 use crate::tier::push::{PushTo, Pushed};
 use crate::tier::records::{NameOwner, TierSpace};
@@ -43,7 +43,7 @@ fn pusher(place: StorePlace<'_>) -> Result<Pusher, RequestError> {
         unreachable!("it is the answer to another request")
     };
     let store = of.uuid.parse().map_err(|_| TierError::NoTier)?;
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = host_name();
     Ok(Pusher { store, host })
 }
 
@@ -98,9 +98,7 @@ impl Sent for PushLine<'_> {
             *self.stopped.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
             return Err(ObjectError::Other { key: "the upload".to_owned(), why: "interrupted".to_owned() });
         }
-        let Some(rate) = self.rate.filter(|rate| *rate > 0) else { return Ok(Duration::ZERO) };
-        let due = Duration::from_secs_f64(sent as f64 / rate as f64);
-        Ok(due.saturating_sub(self.begun.elapsed()))
+        Ok(owed(sent, self.rate, self.begun.elapsed()))
     }
 }
 

@@ -61,6 +61,7 @@ mod marking;
 pub(crate) mod merging;
 mod moved_chunks;
 pub(crate) mod open_store;
+pub(crate) mod pace;
 pub(crate) mod pack;
 mod pack_filling;
 mod pack_life;

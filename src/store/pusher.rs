@@ -20,14 +20,15 @@ use super::error::StoreError;
 use super::foreign::is_of_network;
 use super::map_files::MapFiles;
 use super::open_store::{OpenStore, random_uuid};
+use super::pace::owed;
 use super::push_notes::note_push;
 use super::push_plan::{pack_files, push_plan};
 use super::tier_setting::tier_of;
-use crate::tier::own::Pusher;
+use crate::tier::own::{Pusher, host_name};
 use crate::tier::push::{PushTo, find_pushed};
-pub(crate) use crate::tier::spread;
 use crate::tier::uri::{TierUri, TierUriError};
 use crate::tier::{CountedObjects, ObjectCounts, ObjectError, Objects, Sent, TierError, TierWaiting};
+pub(crate) use crate::tier::{growing, spread};
 
 /// How long a start waits for the first answer of a tier.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
@@ -127,9 +128,9 @@ impl Sent for PushControl {
             return Err(ObjectError::Other { key: "the upload".to_owned(), why: "stopped".to_owned() });
         }
         self.sent_bytes.fetch_add(bytes, Ordering::Relaxed);
-        let takes = bytes as f64 / self.rate.load(Ordering::Relaxed).max(1) as f64;
+        let takes = owed(bytes, Some(self.rate.load(Ordering::Relaxed).max(1)), Duration::ZERO);
         let (mut next, now) = (self.next.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
-        *next = (*next).max(now) + Duration::from_secs_f64(takes);
+        *next = (*next).max(now) + takes;
         Ok(*next - now)
     }
 }
@@ -186,7 +187,7 @@ impl StorePusher {
         let waiting = TierWaiting::new()?;
         let thread = PushThread {
             store: store.to_owned(),
-            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            host: host_name(),
             control: Arc::clone(&control),
             counts: Arc::clone(&counts),
             tier: None,

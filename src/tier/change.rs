@@ -7,6 +7,7 @@ use super::bug::{TierBug, is_planted};
 use super::error::TierError;
 use super::objects::{ObjectError, ObjectFuture, ObjectVersion, Objects, PutIf};
 use super::records::TierRecord;
+use super::waiting::growing;
 
 /// How often an object is read again because somebody else has changed it.
 const CHANGES: usize = 64;
@@ -35,7 +36,7 @@ pub(super) enum TierChanged<T> {
 }
 
 fn pause(attempt: u32) -> Duration {
-    FIRST_WAIT.saturating_mul(1 << attempt.min(10)).min(LONGEST_WAIT)
+    growing(FIRST_WAIT, LONGEST_WAIT, attempt)
 }
 
 /// Says that the tier does not do what it is asked: at once, because it is asked again for a while, and

@@ -18,6 +18,12 @@ pub struct Pusher {
     pub host: String,
 }
 
+/// What this host is called.
+#[must_use]
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
 /// Whether a name is taken that another store has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TakeOver {

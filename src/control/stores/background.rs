@@ -13,6 +13,7 @@ use crate::store::catalog::LayerId;
 use crate::store::collected::IngestState;
 use crate::store::error::StoreError;
 use crate::store::ingest::LayerIngest;
+use crate::store::pace::owed;
 
 /// Between two looks for layers.
 const PERIOD: Duration = Duration::from_secs(2);
@@ -106,7 +107,7 @@ impl Stores {
         let mut onward = |ingest: &LayerIngest, took: Duration| {
             one.comes_first()?;
             let bytes = ingest.looked_at() - std::mem::replace(&mut before, ingest.looked_at());
-            let least = Duration::from_secs_f64(bytes as f64 / pace.bytes_a_second as f64);
+            let least = owed(bytes, Some(pace.bytes_a_second), Duration::ZERO);
             Ok(least.max(took * RESTS).min(LONGEST_REST))
         };
         let ingest = self.ingest_steps(one, ingest, &mut onward).await?;

@@ -19,7 +19,7 @@ use crate::store::due_pushes::DuePush;
 use crate::store::error::StoreError;
 use crate::store::open_store::now_s;
 use crate::store::push_state::PushState;
-use crate::store::pusher::{PushError, PushRemedy, StorePusher, spread};
+use crate::store::pusher::{PushError, PushRemedy, StorePusher, growing, spread};
 use crate::store::tier_setting::tier_of;
 
 /// Between two looks for snapshots, and so many times as long as a look took.
@@ -40,7 +40,7 @@ const MOST_LOST: usize = 100;
 
 /// How long nothing is tried after so many failures.
 fn wait_after(failures: u32) -> Duration {
-    FIRST_WAIT.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(LONGEST_WAIT)
+    growing(FIRST_WAIT, LONGEST_WAIT, failures.saturating_sub(1))
 }
 
 impl Stores {

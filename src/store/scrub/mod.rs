@@ -8,7 +8,6 @@
 //! ([`uses`]). A chunk of which a good copy is found somewhere is written again ([`repair`]).
 
 mod copies;
-mod pace;
 mod repair;
 mod report;
 mod scan;

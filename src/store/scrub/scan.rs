@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use super::copies::copies;
-use super::pace::owed;
 use super::report::{DamagedChunk, MOST_TOLD, ScrubReport, UnusablePack};
 use super::uses::{DamageUses, Uses, find_uses, of_packs};
 use crate::store::catalog::PackRow;
@@ -15,6 +14,7 @@ use crate::store::ingest_counts::SPACE;
 use crate::store::layer_copy::CopyProgress;
 use crate::store::maps::LayerMaps;
 use crate::store::open_store::OpenStore;
+use crate::store::pace::owed;
 use crate::store::pack::{ChunkHash, ChunkHint, ChunkKind, PackError, PackReader, PackedChunk, UncachedFile};
 use crate::store::packs::{PackPlace, pack_failure};
 

@@ -1,9 +1,11 @@
-//! How fast a scrub reads.
+//! How fast work in the background goes that has a rate.
 
 use std::time::Duration;
 
-/// How long to wait when so many bytes were read in a time, so that no more are than a rate allows.
-pub(super) fn owed(bytes: u64, bytes_a_second: Option<u64>, elapsed: Duration) -> Duration {
+/// How long to wait when so many bytes were read in a time, so that no more are than a
+/// rate allows.
+#[must_use]
+pub fn owed(bytes: u64, bytes_a_second: Option<u64>, elapsed: Duration) -> Duration {
     let Some(rate) = bytes_a_second.filter(|rate| *rate > 0) else { return Duration::ZERO };
     let nanoseconds = u128::from(bytes) * 1_000_000_000 / u128::from(rate);
     let due = Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX));
