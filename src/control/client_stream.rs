@@ -25,6 +25,8 @@ pub(super) enum Failure {
     NoShard,
     /// The export was removed.
     Removed,
+    /// Another process has the images now: the client finds it at the same address.
+    Moved,
 }
 
 impl From<io::Error> for Failure {

@@ -65,7 +65,7 @@ impl Server<'_> {
     /// Gives the clients to a new process; false if all is as before.
     pub(super) async fn hand_over(&mut self, mut leaver: Leaver, host: &mut impl Host) -> bool {
         let outcome = leaver.outcome.take();
-        let moved = self.move_clients(leaver, host).await;
+        let moved = self.move_clients(leaver, outcome.is_some(), host).await;
         if let Some(outcome) = outcome {
             // Whoever lent the stores hears it, or is gone with the server.
             let _heard = outcome.send(moved);
@@ -73,7 +73,7 @@ impl Server<'_> {
         moved
     }
 
-    async fn move_clients(&mut self, leaver: Leaver, host: &mut impl Host) -> bool {
+    async fn move_clients(&mut self, leaver: Leaver, has_lent: bool, host: &mut impl Host) -> bool {
         let (process, files) = (leaver.process, leaver.files.clone());
         self.accepting.send_replace(Accepting::NotNow);
         // No export comes, goes or changes meanwhile. What has changed just now is told to the shards first.
@@ -88,7 +88,10 @@ impl Server<'_> {
         match ended {
             Err(error) => {
                 tracing::warn!(process, reason = %error, "the hand-over failed, going on");
-                self.accepting.send_replace(Accepting::Yes);
+                // Whoever lent the stores accepts clients again, when it has them back.
+                if !has_lent {
+                    self.accepting.send_replace(Accepting::Yes);
+                }
                 false
             }
             Ok(connections) => {

@@ -14,6 +14,7 @@ use super::handover::{
 };
 use crate::support::raw::Connection;
 use crate::support::wait_until;
+use crate::support::wire::{MODERN, NBD_OPT_GO, NBD_OPT_LIST, info_data, option};
 
 const STORE: u8 = 11;
 const CLAIM: u8 = 12;
@@ -197,6 +198,50 @@ fn a_new_process_that_has_the_stores_and_ends_gives_them_back() {
     assert_eq!(moved_by(&line, 0), 5);
     clients.iter_mut().for_each(|(client, ..)| client.expect_alive());
     drop(clients);
+    line.stop();
+}
+
+/// A client that has begun and not chosen yet. The server waits for it, but not for long.
+fn late(line: &Line) -> Connection {
+    let stream = std::os::unix::net::UnixStream::connect(line.path("nbd.sock")).unwrap();
+    let mut connection = Connection::over_unix(stream);
+    connection.greet(MODERN);
+    connection
+}
+
+/// While a new process has the stores nobody knows which images there are: who asks waits, and is not told that there are none.
+#[test]
+fn who_asks_for_an_image_while_the_stores_are_away_waits() {
+    let house = house();
+    let mut line = line(&house);
+    let [mut chooser, mut lister, mut other] = [late(&line), late(&line), late(&line)];
+    let mut stream = upgraded(&line);
+    stream.write_all(&hello()).unwrap();
+    read_up_to(&mut stream, OFFERED);
+    stream.write_all(&message(CLAIM, &[numbers(&[0, 1]), vec![0]].concat())).unwrap();
+    read_up_to(&mut stream, RELEASED);
+    chooser.send_option(NBD_OPT_GO, &info_data(b"vm2", &[]));
+    lister.send_option(NBD_OPT_LIST, b"");
+    // What is no image is served as always; its answer also says that the others were heard.
+    other.go("file");
+    other.expect_alive();
+    drop(stream);
+    assert_eq!(Connection::decode_info(&chooser.replies_to(NBD_OPT_GO)).size, 64 << 20);
+    let listed = lister.replies_to(NBD_OPT_LIST);
+    let has = |name: &str| listed.iter().any(|reply| reply.data.ends_with(name.as_bytes()));
+    assert!(["vm1", "vm2", "over", "file"].into_iter().all(has), "{listed:02x?}");
+    drop((chooser, lister, other));
+    // The next one keeps them: who asks is not answered, and finds it at the same address.
+    let mut late = late(&line);
+    let (lent_before, next) = (lent(&line), line.begin_takeover());
+    wait_until("the stores to leave", || lent(&line) > lent_before);
+    // It may have ended already.
+    let _ended = late.try_send(&option(NBD_OPT_GO, &info_data(b"vm2", &[])));
+    let mut before = std::mem::replace(&mut line.child, next.child);
+    line.wait_for_pidfile(&next.log);
+    assert!(late.option_reply_or_close().is_none());
+    line.over_unix("vm2").expect_alive();
+    assert!(ended(&mut before).success());
     line.stop();
 }
 

@@ -54,12 +54,13 @@ impl Handovers {
             None => None,
         };
         self.accepting.send_replace(Accepting::NotNow);
-        // Who is late is served by whoever has the stores then.
+        // Who is late waits for whoever has the stores then.
         let _late = timeout(HANDSHAKE_TIME, self.plane.no_handshakes()).await;
         let ended = EndOnDrop(new.socket.twin().map_err(HandoverError::Io)?);
         let mut given = GivenUp::default();
         let moved = self.give_up(new, (stores, with_tls), &mut given).await;
         if let Ok(true) = moved {
+            given.stores.into_iter().for_each(Lending::give);
             return Ok(());
         }
         drop(ended);

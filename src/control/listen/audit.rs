@@ -38,7 +38,7 @@ impl<'a> Audit<'a> {
             Ok(chosen) if chosen.may_write() => "granted",
             Ok(_) => "granted_read_only",
             Err(Absence::Refused) => "refused",
-            Err(Absence::Missing) => "missing",
+            Err(Absence::Missing | Absence::Moved) => "missing",
         };
         if matches!(found, Err(Absence::Refused)) {
             self.plane.count_refusal();

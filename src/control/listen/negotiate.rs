@@ -150,6 +150,9 @@ async fn converse(
             Some(Event::Output) => channel.send(handshake.take_output()).await?,
             Some(Event::Lookup(name)) => {
                 let found = Box::pin(stores.look_up(&name, handshake.is_choosing(), &asker)).await;
+                if matches!(found, Err(Absence::Moved)) {
+                    return Err(Failure::Moved);
+                }
                 let found = if is_hidden(&name) { found.and(Err(Absence::Refused)) } else { found };
                 audit.decided(&asker, (handshake.option_name(), &name), &found);
                 let found = found.ok();
@@ -165,7 +168,8 @@ async fn converse(
                     .found(chosen.as_ref().zip(info.as_ref()).map(|(entry, info)| (entry.index(), info)));
             }
             Some(Event::List) => {
-                let mut images = Box::pin(stores.listed(&asker)).await;
+                let images = Box::pin(stores.listed(&asker)).await;
+                let mut images = images.map_err(|_absence| Failure::Moved)?;
                 images.retain(|info| !is_hidden(&info.name));
                 let bytes = images.iter().map(|info| plane.answer_bytes(Some(info))).sum::<usize>();
                 claim.hold(bytes + plane.answer_bytes(None)).await;
@@ -280,6 +284,9 @@ fn report(connection: u64, peer: &PeerIdentity, failure: &Failure, handshake: &H
         Failure::Io(error) => tracing::info!(connection, %peer, reason = %error, "handshake failed"),
         Failure::Removed => {
             tracing::info!(connection, %peer, reason = "the export was removed", "handshake failed")
+        }
+        Failure::Moved => {
+            tracing::info!(connection, %peer, reason = "another process has the images now", "handshake failed")
         }
         Failure::NoShard => {
             tracing::info!(connection, %peer, reason = "no shard took the connection", "handshake failed")

@@ -44,7 +44,7 @@ impl Stores {
             tokio_uring::spawn(async move {
                 let mut failed = BTreeMap::new();
                 while !stores.plane.is_stopping() {
-                    if stores.all[at].is_lent.get() {
+                    if stores.all[at].is_lent() {
                         tokio::time::sleep(PERIOD).await;
                         continue;
                     }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::{MutexGuard, oneshot};
 use tokio::time::timeout;
 
-use super::offers::{Chosen, Stores};
-use super::one::OneStore;
+use super::offers::{Absence, Chosen, Stores};
+use super::one::{OneStore, Owner};
 use crate::backend::Export;
 use crate::config::ExportConfig;
 use crate::control::catalogue::Entry;
@@ -79,6 +79,19 @@ impl Stores {
         }
     }
 
+    /// Waits while another process has a store and may give it back. Nobody knows meanwhile which images there
+    /// are.
+    pub(super) async fn until_here(&self) -> Result<(), Absence> {
+        for one in &self.all {
+            let mut owner = one.owner.subscribe();
+            let owner = owner.wait_for(|owner| *owner != Owner::Borrower).await;
+            if *owner.expect("it is this server's") == Owner::Successor {
+                return Err(Absence::Moved);
+            }
+        }
+        Ok(())
+    }
+
     /// Gives an image that another process has served to this one's clients. Nobody's rights are asked.
     pub(in crate::control) async fn place_of(self: &Rc<Self>, name: &str) -> Option<Chosen> {
         for _ in 0..TRIES {
@@ -107,7 +120,11 @@ impl Stores {
         for one in self.all.iter().filter(|one| !one.of.fixed.contains_key(node)) {
             let Some(how) = &one.of.all else { continue };
             if let Ok(Some(facts)) = one.facts(node).await {
-                return one.offer(node, one.info(node, how, facts.size, &self.plane), &self.plane);
+                // A handshake may have been quicker.
+                return self
+                    .plane
+                    .find(&node.to_string())
+                    .or_else(|| one.offer(node, one.info(node, how, facts.size, &self.plane), &self.plane));
             }
         }
         None
@@ -129,7 +146,7 @@ impl Lending<'_> {
     /// # Errors
     /// A sentence; it has to be taken back.
     pub(in crate::control) async fn lend(&mut self, stores: &Stores) -> Result<(), String> {
-        self.one.is_lent.set(true);
+        self.one.owner.send_replace(Owner::Borrower);
         for entry in self.entries(stores) {
             let export = entry.export().expect("it is open");
             let node = export.stored().expect("it is of the store").1.clone();
@@ -174,6 +191,11 @@ impl Lending<'_> {
         if is_closed { Ok(()) } else { Err(format!("the image {name} is still in use")) }
     }
 
+    /// It is the other process's now.
+    pub(in crate::control) fn give(self) {
+        self.one.owner.send_replace(Owner::Successor);
+    }
+
     /// It is served here again, as it was.
     pub(in crate::control) async fn take_back(self, stores: &Rc<Stores>) {
         let Self { one, fixed, lost, loan, _alone } = self;
@@ -208,7 +230,7 @@ impl Lending<'_> {
                 collector.added(&entry);
             }
         }
-        one.is_lent.set(false);
+        one.owner.send_replace(Owner::This);
         drop(_alone);
         for node in lost.into_iter().filter(|node| !one.of.fixed.contains_key(node)) {
             if let Some(chosen) = stores.place_of(&node.to_string()).await {

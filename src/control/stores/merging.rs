@@ -194,7 +194,7 @@ impl Stores {
     /// Waits until nothing is merged and no snapshot is taken any more; the shards have ended. What their end
     /// has cut off of a snapshot is done here: after the next start of the machine it would be too late.
     pub(in crate::control) async fn settle(&self) {
-        for one in self.all.iter().filter(|one| !one.is_lent.get()) {
+        for one in self.all.iter().filter(|one| !one.is_lent()) {
             drop(one.merging.lock().await);
             drop(one.collecting.lock().await);
             let _turn = one.turn.lock().await;

@@ -52,6 +52,8 @@ pub(in crate::control) enum Absence {
     Missing,
     /// The client may not use it.
     Refused,
+    /// Another process has the stores now, and whoever asks it is told.
+    Moved,
 }
 
 impl Chosen {
@@ -125,7 +127,7 @@ impl Stores {
         tokio_uring::spawn(async move {
             while !stores.plane.is_stopping() {
                 tokio::time::sleep(PERIOD).await;
-                for store in stores.all.iter().filter(|store| !store.is_lent.get()) {
+                for store in stores.all.iter().filter(|store| !store.is_lent()) {
                     store.close_idle((&stores.plane, stores.collector())).await;
                 }
             }
@@ -156,7 +158,7 @@ impl Stores {
 
     pub(super) fn tell_control_again(&self) {
         let socket = self.control.borrow().clone();
-        for one in self.all.iter().filter(|one| !one.is_lent.get()) {
+        for one in self.all.iter().filter(|one| !one.is_lent()) {
             let socket = socket.clone();
             let path = one.of.store.path().display().to_string();
             let told = one.of.store.submit(Box::new(move |store| {
@@ -263,6 +265,7 @@ impl Stores {
             let known = self.plane.find(name);
             let absence = if known.is_some() { Absence::Refused } else { Absence::Missing };
             if known.is_none() {
+                self.until_here().await?;
                 self.plane.decide_on_nothing(asker);
             }
             let entry = match known.and_then(|entry| Chosen::admitted(entry, self, asker)) {
@@ -343,7 +346,11 @@ impl Stores {
 
     /// What a list has of images: all of them up to a limit, and snapshots if there are few. The description
     /// is the only other thing that a list tells.
-    pub(in crate::control) async fn listed(&self, asker: &Asker) -> Vec<ExportInfo> {
+    ///
+    /// # Errors
+    /// They are another process's now.
+    pub(in crate::control) async fn listed(&self, asker: &Asker) -> Result<Vec<ExportInfo>, Absence> {
+        self.until_here().await?;
         let mut listed = Vec::new();
         for one in &self.all {
             let Some(how) = &one.of.all else { continue };
@@ -358,7 +365,7 @@ impl Stores {
             let own = nodes.iter().filter(|node| is_listed && !one.of.fixed.contains_key(node));
             listed.extend(own.map(|node| one.info(node, how, 0, &self.plane)));
         }
-        listed
+        Ok(listed)
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Mutex, Semaphore, oneshot};
+use tokio::sync::{Mutex, Semaphore, oneshot, watch};
 
 use super::collecting_work::GarbageWork;
 use super::ingest_work::IngestWork;
@@ -59,8 +59,8 @@ pub(super) struct OneStore {
     pub(super) collection: RefCell<Option<Rc<GarbageWork>>>,
     /// Held meanwhile.
     pub(super) collecting: Mutex<()>,
-    /// Another process has it, or is about to.
-    pub(super) is_lent: Cell<bool>,
+    /// Who has it.
+    pub(super) owner: watch::Sender<Owner>,
     /// Images that are being flattened, or have been, and nobody was told yet.
     pub(super) flattening: RefCell<BTreeMap<StoreName, Rc<Flattening>>>,
     /// What comes to its tier.
@@ -73,6 +73,16 @@ struct Offer {
     idle_since: Cell<Option<Instant>>,
 }
 
+/// Which process has a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Owner {
+    This,
+    /// A new one has it, or is about to, and may give it back.
+    Borrower,
+    /// It is not this one's any more.
+    Successor,
+}
+
 /// What an image is for its clients.
 pub(super) struct FoundImage {
     pub(super) size: u64,
@@ -83,7 +93,7 @@ impl OneStore {
         let (room, offers, turn) = (Semaphore::new(QUEUE), RefCell::default(), Mutex::default());
         let rights = RefCell::new(of.rights.clone());
         let (merging, hurries) = (Mutex::default(), Cell::default());
-        let (to_merge, merges_idle, is_lent) = (RefCell::default(), Cell::default(), Cell::default());
+        let (to_merge, merges_idle) = (RefCell::default(), Cell::default());
         let (snapshots, ingests, flattening) = (RefCell::default(), RefCell::default(), RefCell::default());
         let (collection, collecting, packs) = (RefCell::default(), Mutex::default(), RefCell::default());
         Self {
@@ -101,10 +111,15 @@ impl OneStore {
             ingests,
             collection,
             collecting,
-            is_lent,
+            owner: watch::Sender::new(Owner::This),
             flattening,
             uploads: UploadWork::default(),
         }
+    }
+
+    /// Another process has it, or is about to.
+    pub(super) fn is_lent(&self) -> bool {
+        *self.owner.borrow() != Owner::This
     }
 
     /// Other rights to its images, from now on.
