@@ -165,7 +165,12 @@ impl PackFooter {
             return Err(DAMAGED);
         }
         let entries = fields.bytes(count * ENTRY_BYTES).ok_or(DAMAGED)?;
-        let mut footer = Self::default();
+        // They are in memory for as long as the pack is open, so they take no more than they need.
+        let mut footer = Self {
+            entries: Vec::with_capacity(count),
+            checksums: Vec::with_capacity(fields.0.len() / 4),
+            first_checksums: Vec::with_capacity(count),
+        };
         let (mut before, mut checksums) = (PAGE, 0);
         for (slot, bytes) in entries.chunks_exact(ENTRY_BYTES).enumerate() {
             let entry = PackEntry::decode(bytes).map_err(|what| PackError::Entry { slot, what })?;
@@ -222,5 +227,33 @@ impl PackTrailer {
             && (PAGE..=MOST_PACK_BYTES).contains(&footer_offset)
             && (STRUCTURE_HEADER as u64..=MOST_FOOTER_BYTES).contains(&footer_bytes);
         is_possible.then_some(Self { footer_offset, footer_bytes }).ok_or(DAMAGED)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::store::pack::{ChunkSpace, HashAlgorithm};
+
+    #[test]
+    fn a_footer_takes_no_more_memory_than_it_needs() {
+        let space =
+            ChunkSpace { algorithm: HashAlgorithm::Blake3, chunk_bytes: 64 << 10, domain: Uuid::nil() };
+        let identity = PackIdentity { store: Uuid::from_u128(7), number: 3, space };
+        let mut written = PackFooter::default();
+        for number in 0..1000_u32 {
+            let hash = ChunkHash([number as u8; 32]);
+            let offset = PAGE + u64::from(number) * 100;
+            let (bytes, codec, kind) = (1000, ChunkCodec::Lz4, ChunkKind::Data);
+            let entry =
+                PackEntry { hash, offset, payload_bytes: 100, bytes, hashed_bytes: bytes, codec, kind };
+            written.push(entry, &[number as u8; 100]);
+        }
+        let read = PackFooter::decode(&written.encode(&identity), PAGE + 100_000, &identity).unwrap();
+        assert_eq!(read, written);
+        let room = [read.entries.capacity(), read.checksums.capacity(), read.first_checksums.capacity()];
+        assert_eq!(room, [1000; 3], "not what doubling has left");
     }
 }
