@@ -13,7 +13,7 @@ use rustix::fs::{
 };
 
 #[cfg(test)]
-use super::tests::power::{is_told, told};
+use super::tests::power::{NotedDatabase, is_told, told};
 
 /// A change, before it is made and after.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +44,39 @@ fn told<T, E>(_change: FileChange<'_>, call: impl FnOnce() -> Result<T, E>) -> R
 #[cfg(not(test))]
 const fn is_told() -> bool {
     false
+}
+
+/// Where the bytes of a database's file are: in the file, unless a test keeps them.
+#[derive(Debug, Default)]
+pub(super) struct DatabaseBytes {
+    #[cfg(test)]
+    noted: NotedDatabase,
+}
+
+impl DatabaseBytes {
+    pub(super) fn length(&self, file: &File) -> io::Result<u64> {
+        #[cfg(test)]
+        if let Some(length) = self.noted.length(file) {
+            return length;
+        }
+        file.metadata().map(|metadata| metadata.len())
+    }
+
+    pub(super) fn read(&self, file: &File, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(read) = self.noted.read(file, offset, out) {
+            return read;
+        }
+        file.read_exact_at(out, offset)
+    }
+
+    pub(super) fn write(&self, file: &File, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        #[cfg(test)]
+        if let Some(written) = self.noted.write(file, offset, bytes) {
+            return written;
+        }
+        write_all_at(file, bytes, offset)
+    }
 }
 
 /// Makes something that gets a name in a directory: a file, for which `call` opens it.

@@ -17,6 +17,7 @@ use super::catalog::{
     self, Below, CatalogHeader, ChainNode, ChunkCompression, ImageRefusal, IngestPlan, LayerId, NodeName,
 };
 use super::collection_bug::{CollectionBug, is_planted};
+use super::collection_pins::HeldContents;
 use super::composed_layer::ComposedLayer;
 use super::copy::{MAP_BLOCK, is_zero};
 use super::error::StoreError;
@@ -55,6 +56,8 @@ pub struct LayerIngest {
     plan: IngestPlan,
     from: ComposedLayer,
     filling: PackFilling,
+    /// What it reads below the layer stays, also when somebody else has ingested or removed the layer.
+    _held: Option<HeldContents>,
     index: Arc<ChunkIndex>,
     /// The contents as far as they were taken in.
     root: ManifestRoot,
@@ -202,8 +205,9 @@ impl<M: LayerMaps> OpenStore<M> {
         let damage = self.directory.damage_notes(self.header().store);
         let filling = PackFilling::new(place, SPACE, codec(self.header())).with_damage(damage);
         let root = plan.older.unwrap_or(ManifestRoot::zeroes(SPACE, 0));
+        let _held = plan.older.as_ref().map(|older| self.directory.pins.hold_contents(older));
         let mut ingest =
-            LayerIngest { plan, from, filling, index, root, changes: Vec::new(), at: 0, zeroes: 0 };
+            LayerIngest { plan, from, filling, _held, index, root, changes: Vec::new(), at: 0, zeroes: 0 };
         // What is not seen of what is below reads as zeroes, even where the disk has grown again.
         let seen = ingest.from.seen;
         let begun = match (&ingest.plan.older, &ingest.from.base) {

@@ -3,8 +3,10 @@
 use std::fs::File;
 
 use super::copy::BlockSpan;
-use super::map::{BlockState, Geometry};
-use super::map_medium::{LayerPair, MapFileError, OpenMap, create_map, identity, open_head_map};
+use super::map::BlockState;
+use super::map_medium::{
+    LayerPair, MapFileError, OpenMap, create_map, head_geometry, identity, open_head_map,
+};
 use super::map_writer::MapWriter;
 use super::maps::{LayerDescription, LayerMaps};
 
@@ -18,7 +20,7 @@ impl LayerMaps for MapFiles {
             if data.is_empty() {
                 return create_map(map, &identity(layer));
             }
-            let mut writer = MapWriter::create_with(map.try_clone()?, layer, Geometry::default())?;
+            let mut writer = MapWriter::create_with(map.try_clone()?, layer, head_geometry())?;
             for span in data {
                 writer.set(span.start, span.start + span.blocks, BlockState::Data)?;
             }

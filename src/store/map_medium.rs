@@ -16,6 +16,7 @@ use super::map::{
 use super::maps::LayerDescription;
 use super::open_store::now_s;
 use super::pending::{FoundLog, find_log};
+use super::step_sizes::step_sizes;
 
 /// Leaves that stay in memory of a map that is gone through once.
 pub(super) const FEW_LEAVES: usize = 16;
@@ -225,7 +226,13 @@ pub(crate) fn commit_map(map: LayerMap, data: &File, file: &File) -> Result<(), 
 
 /// Writes a new map, in which every block is ABSENT. The caller syncs it.
 pub(crate) fn create_map(file: &File, identity: &LayerIdentity) -> Result<(), MapFileError> {
-    create_map_with(file, identity, Geometry::default())
+    create_map_with(file, identity, head_geometry())
+}
+
+/// The sizes of the map of a layer that is going to be written.
+pub(super) fn head_geometry() -> Geometry {
+    let ring_bytes = step_sizes().ring_bytes;
+    Geometry { ring_bytes, ring_room_bytes: ring_bytes, ..Geometry::default() }
 }
 
 pub(super) fn create_map_with(

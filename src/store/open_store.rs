@@ -83,6 +83,10 @@ pub struct Released {
 /// Seconds since 1970.
 #[must_use]
 pub fn now_s() -> u64 {
+    #[cfg(test)]
+    if let Some(now_s) = super::tests::power::seeded_time_s() {
+        return now_s;
+    }
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
 

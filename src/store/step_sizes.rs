@@ -1,4 +1,6 @@
-//! How much an ingest or a collection does at once, and how large packs become.
+//! How much an ingest or a collection does at once, and how large packs and journals become.
+
+use super::map::Geometry;
 
 #[cfg(test)]
 pub(super) use super::tests::small::step_sizes;
@@ -16,11 +18,19 @@ pub(super) struct StepSizes {
     pub(super) pack_bytes: u64,
     /// The same of its chunks.
     pub(super) pack_chunks: usize,
+    /// Bytes of the journal of a layer that is written: after as many its map is checkpointed.
+    pub(super) ring_bytes: u64,
 }
 
 impl StepSizes {
-    pub(super) const ORDINARY: Self =
-        Self { chunks: 32, nodes: 16, packs: 8, pack_bytes: 128 << 20, pack_chunks: 1 << 15 };
+    pub(super) const ORDINARY: Self = Self {
+        chunks: 32,
+        nodes: 16,
+        packs: 8,
+        pack_bytes: 128 << 20,
+        pack_chunks: 1 << 15,
+        ring_bytes: Geometry::RING_BYTES,
+    };
 }
 
 #[cfg(not(test))]

@@ -283,6 +283,21 @@ fn an_ingest_beside_a_collection_loses_nothing() {
     an_ingest_beside_a_collection();
 }
 
+/// An ingest whose layer is gone meanwhile comes to an end, and is refused: what it reads is not damaged.
+#[test]
+fn what_an_ingest_stands_on_stays() {
+    let (_house, _path, mut store) = new_store();
+    packed_image(&mut store, "gone", &[1, 2, 3, 4]);
+    write(&mut store, "gone", 0, 100);
+    store.snapshot(vec![node("gone@2")]).unwrap();
+    let mut ingest = store.begin_ingest(&node("gone@2")).unwrap().unwrap();
+    remove(&mut store, "gone");
+    assert_eq!(collect(&mut store).packs_removed, 0);
+    while !store.ingest_step(&mut ingest).unwrap().is_done() {}
+    assert!(matches!(store.finish_ingest(ingest), Err(StoreError::Refused(_))));
+    assert!(collect(&mut store).packs_removed > 0);
+}
+
 /// A chunk that is in a pack which went is written again.
 fn a_chunk_comes_back() {
     let (_house, _path, mut store) = new_store();

@@ -59,8 +59,8 @@ impl Default for Geometry {
             page_blocks: 8192,
             slot_bytes: 4096,
             record_block_bytes: 4096,
-            ring_bytes: 2 << 20,
-            ring_room_bytes: 2 << 20,
+            ring_bytes: Self::RING_BYTES,
+            ring_room_bytes: Self::RING_BYTES,
             fan_out: 128,
             inner_levels: 3,
             roots: 16,
@@ -69,6 +69,9 @@ impl Default for Geometry {
 }
 
 impl Geometry {
+    /// Bytes of the journal of a layer that is written.
+    pub(in crate::store) const RING_BYTES: u64 = 2 << 20;
+
     /// Itself if every size is possible. All other methods rely on that.
     pub(super) fn checked(self) -> Result<Self, LayerMapError> {
         let powers =

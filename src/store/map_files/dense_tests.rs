@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::store::copy::MAP_BLOCK;
-use crate::store::map::{FileWrite, LayerIdentity, MapFront};
+use crate::store::map::{FileWrite, Geometry, LayerIdentity, MapFront};
 use crate::store::map_medium::{
     FEW_LEAVES, LayerMedium, UnsyncedMap, load_each_node, open_map, open_map_of, read_at, write_all,
 };

@@ -6,7 +6,9 @@
 //! of writes, lengths, and changes of names, of which those of one name stay in their order. A name that has
 //! moved has moved in both directories or in none.
 
-use std::cell::RefCell;
+mod database;
+
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::{self, File};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,11 +19,16 @@ use rustix::fs::{AtFlags, fstat, statat};
 use rustix::io::Errno;
 use uuid::Uuid;
 
+pub(in crate::store) use self::database::{NotedDatabase, leave_databases_in_files};
 use crate::random::Random;
 use crate::store::file_changes::FileChange;
 
 const SECTOR: u64 = 512;
 const PAGE: usize = 4096;
+/// When worlds begin, in seconds since 1970.
+const FIRST_SECOND: u64 = 1_700_000_000;
+/// How often somebody asks in one second what time it is.
+const ASKED_A_SECOND: u64 = 4;
 /// What nobody relies on.
 const IGNORED: [&str; 3] = ["lock", "reserve", "control"];
 
@@ -59,13 +66,12 @@ impl SparseBytes {
 
     fn of(file: &File) -> Self {
         let mut found = Self { length: file.metadata().unwrap().len(), ..Self::default() };
-        for page in 0..found.length.div_ceil(PAGE as u64) {
-            let mut bytes = Box::new([0; PAGE]);
-            let start = page * PAGE as u64;
-            let length = (found.length - start).min(PAGE as u64) as usize;
-            file.read_exact_at(&mut bytes[..length], start).unwrap();
+        let mut all = vec![0; found.length.next_multiple_of(PAGE as u64) as usize];
+        file.read_exact_at(&mut all[..found.length as usize], 0).unwrap();
+        for (page, bytes) in (0..).zip(all.chunks_exact(PAGE)) {
+            let bytes: &[u8; PAGE] = bytes.try_into().expect("a page");
             if *bytes != [0; PAGE] {
-                found.pages.insert(page, bytes);
+                found.pages.insert(page, Box::new(*bytes));
             }
         }
         found
@@ -78,6 +84,16 @@ impl SparseBytes {
             let length = (self.length.saturating_sub(start)).min(PAGE as u64) as usize;
             file.write_all_at(&bytes[..length], start).unwrap();
         }
+    }
+
+    fn to_vec(&self) -> Vec<u8> {
+        let mut bytes = vec![0; self.length as usize];
+        for (page, contents) in &self.pages {
+            let start = *page as usize * PAGE;
+            let end = bytes.len().min(start + PAGE);
+            bytes[start..end].copy_from_slice(&contents[..end - start]);
+        }
+        bytes
     }
 
     fn is_equal(&self, other: &Self) -> bool {
@@ -102,9 +118,40 @@ enum PendingBytes {
 struct NotedFile {
     durable: SparseBytes,
     pending: Vec<PendingBytes>,
+    /// All that a process reads of it, if that is not in the file itself.
+    memory: Option<Vec<u8>>,
 }
 
 impl NotedFile {
+    fn of(durable: SparseBytes) -> Self {
+        Self { durable, pending: Vec::new(), memory: None }
+    }
+
+    /// Its bytes are in memory from now on.
+    fn move_to_memory(&mut self) {
+        if self.memory.is_none() {
+            self.memory = Some(self.with(|| true).to_vec());
+        }
+    }
+
+    fn in_memory(&self) -> &[u8] {
+        self.memory.as_deref().expect("it was moved there")
+    }
+
+    fn change(&mut self, change: PendingBytes) {
+        if let Some(memory) = &mut self.memory {
+            match &change {
+                PendingBytes::Length(length) => memory.resize(*length as usize, 0),
+                PendingBytes::Write(offset, bytes) => {
+                    let end = *offset as usize + bytes.len();
+                    memory.resize(memory.len().max(end), 0);
+                    memory[*offset as usize..end].copy_from_slice(bytes);
+                }
+            }
+        }
+        self.pending.push(change);
+    }
+
     /// The bytes with those parts of what is pending that are kept.
     fn with(&self, mut keep: impl FnMut() -> bool) -> SparseBytes {
         let mut bytes = self.durable.clone();
@@ -172,10 +219,15 @@ struct NotedTree {
     /// While somebody looks: files that were written by that. Nothing else becomes durable.
     looked_at: Option<BTreeSet<usize>>,
     uuids: Random,
+    /// How often somebody has asked what time it is.
+    asked_time: u64,
+    /// No other tree of this thread has it.
+    serial: u64,
 }
 
 thread_local! {
     static NOTED: RefCell<Option<NotedTree>> = const { RefCell::new(None) };
+    static TREES: Cell<u64> = const { Cell::new(0) };
 }
 
 /// What a change leads to that is told of.
@@ -183,10 +235,33 @@ pub(in crate::store) fn told<T, E: From<Errno>>(
     change: FileChange<'_>,
     call: impl FnOnce() -> Result<T, E>,
 ) -> Result<T, E> {
+    let number =
+        NOTED.with_borrow(|noted| noted.as_ref().and_then(|noted| noted.number(what_changes(&change))));
+    told_of(number, change, call)
+}
+
+/// The same of a file or directory that was found.
+fn told_of<T, E: From<Errno>>(
+    number: Option<usize>,
+    change: FileChange<'_>,
+    call: impl FnOnce() -> Result<T, E>,
+) -> Result<T, E> {
+    // What is elsewhere is nobody's business.
+    let Some(number) = number else { return call() };
     NOTED.with_borrow_mut(|noted| noted.as_mut().map_or(Ok(()), |noted| noted.before(&change)))?;
     let done = call()?;
-    NOTED.with_borrow_mut(|noted| noted.iter_mut().for_each(|noted| noted.after(&change)));
+    NOTED.with_borrow_mut(|noted| noted.iter_mut().for_each(|noted| noted.after(number, &change)));
     Ok(done)
+}
+
+/// The file, or the directory of the names.
+fn what_changes<'a>(change: &FileChange<'a>) -> BorrowedFd<'a> {
+    match *change {
+        FileChange::Write(file, ..) => file.as_fd(),
+        FileChange::Length(of, _) | FileChange::Sync(of) => of,
+        FileChange::Make(at, _) | FileChange::Remove(at, _) => at,
+        FileChange::Rename((at, _), _) | FileChange::Link(_, (at, _)) => at,
+    }
 }
 
 pub(in crate::store) fn is_told() -> bool {
@@ -203,6 +278,15 @@ pub(in crate::store) fn seeded_uuid() -> Option<Uuid> {
     })
 }
 
+/// And so does the time: rows that are sorted by it have the same order in every run.
+pub(in crate::store) fn seeded_time_s() -> Option<u64> {
+    NOTED.with_borrow_mut(|noted| {
+        let asked = &mut noted.as_mut()?.asked_time;
+        *asked += 1;
+        Some(FIRST_SECOND + *asked / ASKED_A_SECOND)
+    })
+}
+
 fn inode(of: BorrowedFd<'_>) -> (u64, u64) {
     let status = fstat(of).unwrap();
     (status.st_dev, status.st_ino)
@@ -212,7 +296,9 @@ impl NotedTree {
     fn new(uuids: Random) -> Self {
         let (nodes, by_inode, names) = Default::default();
         let (steps, end_at, is_full) = (0, u64::MAX, false);
-        Self { nodes, by_inode, names, steps, end_at, is_full, looked_at: None, uuids }
+        let serial = TREES.get() + 1;
+        TREES.set(serial);
+        Self { nodes, by_inode, names, steps, end_at, is_full, looked_at: None, uuids, asked_time: 0, serial }
     }
 
     /// All of a directory, which is durable.
@@ -233,7 +319,7 @@ impl NotedTree {
         let inode = (metadata.dev(), metadata.ino());
         if metadata.is_file() {
             let durable = SparseBytes::of(&File::open(path).unwrap());
-            return self.add(inode, NotedNode::File(NotedFile { durable, pending: Vec::new() }));
+            return self.add(inode, NotedNode::File(NotedFile::of(durable)));
         }
         let number = self.add(inode, NotedNode::Directory(NotedDirectory::default()));
         let mut names = Names::new();
@@ -271,16 +357,14 @@ impl NotedTree {
         }
     }
 
-    /// Whether a change can be made: it is one of this directory, and there is power and room.
+    /// Whether a change of this directory can be made: there is power and room.
     fn before(&mut self, change: &FileChange<'_>) -> Result<(), Errno> {
-        let (of, needs_room) = match change {
-            FileChange::Write(file, ..) => (file.as_fd(), true),
-            FileChange::Make(of, _) | FileChange::Link(_, (of, _)) | FileChange::Length(of, _) => (*of, true),
-            FileChange::Sync(of) | FileChange::Remove(of, _) | FileChange::Rename((of, _), _) => (*of, false),
+        let needs_room = match change {
+            FileChange::Write(..) | FileChange::Make(..) | FileChange::Link(..) | FileChange::Length(..) => {
+                true
+            }
+            FileChange::Sync(_) | FileChange::Remove(..) | FileChange::Rename(..) => false,
         };
-        if self.number(of).is_none() {
-            return Ok(());
-        }
         if self.looked_at.is_some() {
             return Ok(());
         }
@@ -291,73 +375,54 @@ impl NotedTree {
         if self.is_full && needs_room { Err(Errno::NOSPC) } else { Ok(()) }
     }
 
-    fn after(&mut self, change: &FileChange<'_>) {
-        if !self.counts(change) {
+    fn after(&mut self, number: usize, change: &FileChange<'_>) {
+        if !self.counts(number, change) {
             return;
         }
         match *change {
-            FileChange::Write(file, offset, bytes) => {
-                if let Some(number) = self.number(file.as_fd()) {
-                    self.file(number).pending.push(PendingBytes::Write(offset, bytes.to_vec()));
-                }
+            FileChange::Write(_, offset, bytes) => {
+                self.file(number).change(PendingBytes::Write(offset, bytes.to_vec()));
             }
-            FileChange::Length(of, length) => {
-                if let Some(number) = self.number(of) {
-                    self.file(number).pending.push(PendingBytes::Length(length));
-                }
-            }
-            FileChange::Sync(of) => match self.number(of).map(|number| (number, &mut self.nodes[number])) {
-                None => {}
-                Some((_, NotedNode::File(file))) => file.sync(),
-                Some((number, NotedNode::Directory(_))) => self.sync_names(number),
+            FileChange::Length(_, length) => self.file(number).change(PendingBytes::Length(length)),
+            FileChange::Sync(_) => match &mut self.nodes[number] {
+                NotedNode::File(file) => file.sync(),
+                NotedNode::Directory(_) => self.sync_names(number),
             },
-            FileChange::Make(at, name) => self.made(at, name),
-            FileChange::Rename((from, old), (to, new)) => {
-                let (Some(from), Some(to)) = (self.number(from), self.number(to)) else { return };
-                let moved = self.directory(from).now[old];
-                self.change_names(vec![(from, old.to_owned(), None), (to, new.to_owned(), Some(moved))]);
+            FileChange::Make(at, name) => self.made(number, at, name),
+            FileChange::Rename((_, old), (to, new)) => {
+                let Some(to) = self.number(to) else { return };
+                let moved = self.directory(number).now[old];
+                self.change_names(vec![(number, old.to_owned(), None), (to, new.to_owned(), Some(moved))]);
             }
-            FileChange::Link((from, old), (to, new)) => {
-                let (Some(from), Some(to)) = (self.number(from), self.number(to)) else { return };
+            FileChange::Link((from, old), (_, new)) => {
+                let Some(from) = self.number(from) else { return };
                 let linked = self.directory(from).now[old];
-                self.change_names(vec![(to, new.to_owned(), Some(linked))]);
+                self.change_names(vec![(number, new.to_owned(), Some(linked))]);
             }
-            FileChange::Remove(at, name) => {
-                if let Some(at) = self.number(at) {
-                    self.change_names(vec![(at, name.to_owned(), None)]);
-                }
-            }
+            FileChange::Remove(_, name) => self.change_names(vec![(number, name.to_owned(), None)]),
         }
     }
 
     /// Whoever looks may finish what was begun, and syncs that. Other syncs of his are those of a reader,
     /// and a store must not rely on readers.
-    fn counts(&mut self, change: &FileChange<'_>) -> bool {
-        let number = match change {
-            FileChange::Write(file, ..) => self.number(file.as_fd()),
-            FileChange::Length(of, _) | FileChange::Sync(of) => self.number(*of),
-            _ => None,
-        };
-        match (&mut self.looked_at, number) {
+    fn counts(&mut self, number: usize, change: &FileChange<'_>) -> bool {
+        match (&mut self.looked_at, change) {
             (None, _) => true,
-            (Some(written), Some(number)) => match change {
-                FileChange::Sync(_) => written.contains(&number),
-                _ => {
-                    written.insert(number);
-                    true
-                }
-            },
-            (Some(_), None) => panic!("whoever looks changes names"),
+            (Some(written), FileChange::Sync(_)) => written.contains(&number),
+            (Some(written), FileChange::Write(..) | FileChange::Length(..)) => {
+                written.insert(number);
+                true
+            }
+            (Some(_), _) => panic!("whoever looks changes names"),
         }
     }
 
-    fn made(&mut self, at: BorrowedFd<'_>, name: &str) {
-        let Some(number) = self.number(at) else { return };
+    fn made(&mut self, number: usize, at: BorrowedFd<'_>, name: &str) {
         if let Some(there) = self.directory(number).now.get(name).copied() {
             let status = statat(at, name, AtFlags::SYMLINK_NOFOLLOW).unwrap();
             // Opened with O_TRUNC, or only opened.
             if status.st_size == 0 {
-                self.file(there).pending.push(PendingBytes::Length(0));
+                self.file(there).change(PendingBytes::Length(0));
             }
             return;
         }
@@ -412,6 +477,7 @@ impl NotedTree {
             }
         }
         let mut after = Self::new(self.uuids.clone());
+        after.asked_time = self.asked_time;
         self.put(0, path, random, &mut after);
         after
     }
@@ -432,9 +498,15 @@ impl NotedTree {
                 let probability = random.pick(&[0.0, 0.2, 0.5, 0.9, 1.0]);
                 let durable = noted.with(|| random.chance(probability));
                 let file = File::create(path).unwrap();
-                durable.put_into(&file);
-                let noted = NotedFile { durable, pending: Vec::new() };
-                after.add(inode(file.as_fd()), NotedNode::File(noted))
+                let mut left = NotedFile::of(durable);
+                match noted.memory {
+                    Some(_) => {
+                        file.set_len(left.durable.length).unwrap();
+                        left.move_to_memory();
+                    }
+                    None => left.durable.put_into(&file),
+                }
+                after.add(inode(file.as_fd()), NotedNode::File(left))
             }
             NotedNode::Directory(directory) => {
                 fs::create_dir(path).unwrap();
@@ -463,8 +535,12 @@ impl NotedTree {
     fn check(&self, number: usize, path: &Path) {
         let NotedNode::Directory(directory) = &self.nodes[number] else {
             let NotedNode::File(noted) = &self.nodes[number] else { unreachable!() };
-            let found = SparseBytes::of(&File::open(path).unwrap());
-            assert!(found.is_equal(&noted.with(|| true)), "{}: changed, and not told", path.display());
+            let all = noted.with(|| true);
+            let is_told = match &noted.memory {
+                Some(memory) => *memory == all.to_vec(),
+                None => SparseBytes::of(&File::open(path).unwrap()).is_equal(&all),
+            };
+            assert!(is_told, "{}: changed, and not told", path.display());
             return;
         };
         let names =

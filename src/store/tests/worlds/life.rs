@@ -1,11 +1,14 @@
 //! The life of one store.
 
+mod leaning;
 mod look;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+
+use leaning::Leaning;
 
 use super::disk::{BLOCK, Contents, Disk, Disks, OF_BASE, WRITTEN};
 use crate::random::Random;
@@ -85,20 +88,6 @@ enum Act {
     Look,
 }
 
-/// What a world does more often than others, which takes several acts one after the other to show.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Leaning {
-    Nothing,
-    /// Contents come and go, and packs with them.
-    Collecting,
-    /// Somebody reads contents that go.
-    Reading,
-    /// Disks with contents are cut, and grow again.
-    Resizing,
-    /// Layers become one that snapshots without contents stand on.
-    Marking,
-}
-
 /// What may be there of the act that is under way, beside what was there before.
 #[derive(Debug, Clone, Default)]
 enum Doubt {
@@ -141,6 +130,8 @@ pub(super) struct World {
     doubt: Doubt,
     serial: usize,
     leaning: Leaning,
+    /// What it means to do next, the last first.
+    intent: Vec<Act>,
     /// How often the disk is full, in percent of acts.
     fullness: u64,
     story: Vec<String>,
@@ -156,15 +147,8 @@ impl World {
         let store = OpenStore::init(&path, MapFiles).unwrap();
         let power = Power::on(&path, Random::new(random.number()));
         let fullness = random.pick(&[0, 0, 0, 10]);
-        let leaning = random.pick(&[
-            Leaning::Nothing,
-            Leaning::Nothing,
-            Leaning::Collecting,
-            Leaning::Reading,
-            Leaning::Resizing,
-            Leaning::Marking,
-        ]);
-        let (readings, given_up, disks, doubt, story) = Default::default();
+        let leaning = Leaning::random(&mut random);
+        let (readings, given_up, disks, doubt, intent, story) = Default::default();
         Self {
             readings,
             given_up,
@@ -180,6 +164,7 @@ impl World {
             doubt,
             serial: 0,
             leaning,
+            intent,
             fullness,
             story,
             is_verbose,
@@ -189,6 +174,12 @@ impl World {
     /// Tells what was done.
     pub(super) fn tell(&self) {
         self.story.iter().for_each(|line| eprintln!("  {line}"));
+    }
+
+    /// All that was done, in words that do not tell where the store is.
+    pub(super) fn story(&self) -> Vec<String> {
+        let house = self.house.path().to_string_lossy();
+        self.story.iter().map(|line| line.replace(&*house, "")).collect()
     }
 
     fn note(&mut self, line: String) {
@@ -209,9 +200,10 @@ impl World {
     /// All lives of the store; how many changes of files that were.
     pub(super) fn live(&mut self) -> u64 {
         let mut steps = 0;
-        for _ in 0..self.random.between(2, 5) {
+        let (fewest, most) = self.leaning.lives();
+        for _ in 0..self.random.between(fewest, most) {
             if self.random.chance(0.7) {
-                let after = self.random.pick(&[100, 300, 1000, 3000]);
+                let after = self.random.pick(&self.leaning.ends());
                 let after = self.random.below(after);
                 self.power.end_after(after);
             }
@@ -231,6 +223,7 @@ impl World {
         }
         self.power.goes_on();
         self.note("the last look".to_owned());
+        self.ingest_all();
         self.collect().unwrap();
         self.look();
         self.power.check(&self.path());
@@ -264,8 +257,8 @@ impl World {
         let has_packs = self.store().view().ok()?.packs().next().is_some();
         self.serial += 1;
         let serial = self.serial;
-        if !images.is_empty() && self.leaning != Leaning::Nothing && self.random.chance(0.4) {
-            return self.propose_as_it_leans((&images, &snapshots), has_room, has_packs);
+        if !images.is_empty() && self.leans_now() {
+            return self.propose_as_it_leans((&images, &snapshots), has_packs);
         }
         Some(match self.random.below(100) {
             0..6 if images.len() < MOST_IMAGES => {
@@ -310,38 +303,6 @@ impl World {
             94..96 => Act::Hold(self.pick(&snapshots)?),
             96..97 if !self.readings.is_empty() => Act::LetGo,
             97..100 => Act::Look,
-            _ => return None,
-        })
-    }
-
-    fn propose_as_it_leans(
-        &mut self,
-        (images, snapshots): (&[String], &[String]),
-        has_room: bool,
-        has_packs: bool,
-    ) -> Option<Act> {
-        let (serial, act) = (self.serial, self.random.below(10));
-        let image = self.pick(images)?;
-        let checkpoint = |image: &str| Act::Checkpoint(format!("{image}@s{serial}"));
-        Some(match (self.leaning, act) {
-            (Leaning::Collecting, 0..2) if has_room => checkpoint(&image),
-            (Leaning::Collecting, 2..4) => Act::Remove(self.pick(snapshots)?),
-            (Leaning::Collecting, _) if self.collection.is_some() => Act::CollectionStep,
-            (Leaning::Collecting, _) if has_packs => Act::BeginCollection,
-            (Leaning::Reading, 0..3) if has_room => checkpoint(&image),
-            (Leaning::Reading, 3..5) => Act::Hold(self.pick(snapshots)?),
-            (Leaning::Reading, 5..7) => Act::Remove(self.pick(snapshots)?),
-            (Leaning::Reading, 7) => Act::Remove(image),
-            (Leaning::Reading, 8) => Act::Collect,
-            (Leaning::Reading, _) => Act::Look,
-            (Leaning::Resizing, 0..3) if has_room => checkpoint(&image),
-            (Leaning::Resizing, 3..9) => {
-                Act::Resize { image, blocks: self.random.between(1, BLOCKS as u64 + 10) as usize }
-            }
-            (Leaning::Marking, 0..3) if has_room => Act::Mark(vec![format!("{image}@{MARK}{serial}")]),
-            (Leaning::Marking, 3..5) => self.propose_write(images)?,
-            (Leaning::Marking, 5..9) => Act::Merge(image),
-            (Leaning::Marking, _) => Act::Look,
             _ => return None,
         })
     }
@@ -556,6 +517,17 @@ impl World {
             Err(error) => {
                 self.store().abandon_ingest(ingest);
                 Err(error)
+            }
+        }
+    }
+
+    /// Whatever is sealed comes into packs when nothing is in its way, whatever has ended earlier tries.
+    fn ingest_all(&mut self) {
+        while let Some(due) = self.store().due_layers(0).unwrap().first.first().copied() {
+            let ingest = self.store().begin_layer_ingest(due).unwrap();
+            self.ingest = Some(ingest.unwrap_or_else(|| panic!("{due} is due, and nothing below it")));
+            while self.ingest.is_some() {
+                self.ingest_step().unwrap();
             }
         }
     }
