@@ -366,7 +366,7 @@ truncate -s 4M /d/two.img
 EXPORTS="$EXPORTS --control unix:/run/c"
 start
 idle=$(/bin/ringnbd attach --connections 1 $(unix one)) || failed attach
-device=$(/bin/ringnbd attach --connections 1 $(unix two)) || failed attach
+device=$(/bin/ringnbd attach --connections 1 --dead-timeout 0 $(unix two)) || failed attach
 must /bin/ringnbd ctl --control unix:/run/c export rm two --mode soft
 i=0
 until dmesg | grep -q "$(basename $device): Receive control failed"; do
@@ -375,6 +375,8 @@ until dmesg | grep -q "$(basename $device): Receive control failed"; do
 done
 must /bin/ringnbd detach $device
 must /bin/ringnbd detach $idle
+# Of a device without a connection nothing can be read.
+dmesg -c >/dev/null
 echo guest: seen
 "#;
     let Some(console) = console_of(guest("one=/d/one.img two=/d/two.img", script).deadline(CAMPAIGN)) else {

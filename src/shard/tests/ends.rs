@@ -70,11 +70,21 @@ impl Watched {
     }
 }
 
-/// Cuts the youngest connection off.
-fn kill(running: &Running) {
+/// What the shard says in its next turn.
+fn ask_shard(running: &Running) -> Box<Interval> {
     let (told, heard) = mpsc::channel();
     assert!(running.shard.collect(None, true, move |interval| told.send(interval).unwrap()));
-    let interval = heard.recv_timeout(PATIENCE).unwrap();
+    heard.recv_timeout(PATIENCE).unwrap()
+}
+
+/// The shard has acted on what it was told before: messages are taken at the beginning of a turn.
+fn wait_for_a_turn(running: &Running) {
+    (0..2).for_each(|_| drop(ask_shard(running)));
+}
+
+/// Cuts the youngest connection off.
+fn kill(running: &Running) {
+    let interval = ask_shard(running);
     let youngest = interval.connections.iter().map(|connection| connection.since_ns).max().unwrap();
     assert!(running.shard.end_connection(youngest, |found| assert!(found)));
 }
@@ -181,6 +191,7 @@ fn who_has_moved_sees_no_end() {
             watched.hear(what);
             let leaving = depart(&one.shard, PATIENCE);
             order(&one, &mut watched);
+            wait_for_a_turn(&one);
             assert!(one.shard.settle(Settlement::Moved), "{what}");
             while one.shard.connections() > 0 {
                 std::thread::yield_now();
@@ -232,6 +243,7 @@ fn who_was_to_move_and_stays_ends_as_it_was_told_to() {
         let leaving = depart(&running.shard, PATIENCE);
         assert_eq!(leaving.len(), 1, "{what}");
         order(&running, &mut watched);
+        wait_for_a_turn(&running);
         assert!(running.shard.settle(Settlement::Stay), "{what}");
         watched.is_at_end(what);
         drop((leaving, watched));
