@@ -357,34 +357,6 @@ echo guest: grown
     assert!(console.contains("guest: grown"), "{console}");
 }
 
-/// The guest's kernel keeps a socket that the server has closed for as long as the server waits for a byte of another client.
-#[test]
-fn a_device_sees_the_end_of_its_export_beside_one_that_is_idle() {
-    let script = r#"
-truncate -s 4M /d/one.img
-truncate -s 4M /d/two.img
-EXPORTS="$EXPORTS --control unix:/run/c"
-start
-idle=$(/bin/ringnbd attach --connections 1 $(unix one)) || failed attach
-device=$(/bin/ringnbd attach --connections 1 --dead-timeout 0 $(unix two)) || failed attach
-must /bin/ringnbd ctl --control unix:/run/c export rm two --mode soft
-i=0
-until dmesg | grep -q "$(basename $device): Receive control failed"; do
-  sleep 0.1; i=$((i + 1))
-  [ $i -lt 600 ] || { failed "the kernel does not see the end"; /bin/ringnbd devices; tail -n 5 /d/log; break; }
-done
-must /bin/ringnbd detach $device
-must /bin/ringnbd detach $idle
-# Of a device without a connection nothing can be read.
-dmesg -c >/dev/null
-echo guest: seen
-"#;
-    let Some(console) = console_of(guest("one=/d/one.img two=/d/two.img", script).deadline(CAMPAIGN)) else {
-        return;
-    };
-    assert!(console.contains("guest: seen"), "{console}");
-}
-
 /// No packet arrives for ten seconds, and none is lost for good.
 #[test]
 fn a_cable_is_pulled() {
