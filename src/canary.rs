@@ -98,6 +98,8 @@ mod switch {
         /// At the end of the server a socket of TCP is closed while bytes are unread: replies that have not
         /// arrived are lost.
         ClosedUnread,
+        /// A socket is closed without being shut down before: on older kernels its client does not notice.
+        EndUntold,
         /// An export that was removed while it had connections is never given up.
         RemovalForgotten,
         /// A read that is answered from the page cache brings the bytes beside it.

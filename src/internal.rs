@@ -100,6 +100,10 @@ pub mod identity {
     pub use crate::identity::PeerIdentity;
 }
 
+pub mod pause {
+    pub use crate::pause::GrowingPause;
+}
+
 pub mod random {
     pub use crate::random::{Random, STEP, mixed};
 }

@@ -65,6 +65,8 @@ mod exec;
 mod identity;
 #[doc(hidden)]
 pub mod internal;
+mod mutex;
+mod pause;
 mod random;
 mod rights;
 #[allow(unsafe_code)]

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 // The command is built on the library's inside, and names it as the library does.
 #[cfg(feature = "tls")]
 use ringnbd::internal::tls;
-use ringnbd::internal::{block, client, config, control, nbd, random, ring, stats, store, sys, tier};
+use ringnbd::internal::{block, client, config, control, nbd, pause, random, ring, stats, store, sys, tier};
 
 fn main() -> ExitCode {
     if cli::qemu_nbd::is_called(std::env::args_os().next().as_ref()) {

@@ -48,8 +48,8 @@ const ONLY_IN: &[(&str, &[&str])] = &[
 const MAY_BE_UNSAFE: &[&str] = &["ring", "sys"];
 /// Modules that forbid it in their tests too, so that no `#[allow]` below can bring it back.
 const FORBID_UNSAFE: &[&str] = &[
-    "attach", "backend", "cli", "client", "config", "control", "daemon", "exec", "identity", "nbd", "random",
-    "rights", "shard", "stats", "store", "tier", "tls",
+    "attach", "backend", "cli", "client", "config", "control", "daemon", "exec", "identity", "mutex", "nbd",
+    "pause", "random", "rights", "shard", "stats", "store", "tier", "tls",
 ];
 /// Lines of a file without its tests, and of a function.
 const FILE_LINES: usize = 450;

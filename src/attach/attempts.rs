@@ -3,17 +3,24 @@
 use std::time::{Duration, Instant};
 
 use super::error::AttachError;
+use crate::pause::GrowingPause;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// Between attempts.
+const PAUSES: GrowingPause = GrowingPause::new(Duration::from_millis(50), Duration::from_secs(5));
 
 /// When something is tried again.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Attempts {
-    pause: Option<Duration>,
+    pause: GrowingPause,
     next: Option<Instant>,
     /// Said once, until something else is wrong.
     complaint: String,
+}
+
+impl Default for Attempts {
+    fn default() -> Self {
+        Self { pause: PAUSES, next: None, complaint: String::new() }
+    }
 }
 
 impl Attempts {
@@ -27,8 +34,7 @@ impl Attempts {
 
     /// `what` did not come about for the device.
     pub(super) fn failed(&mut self, now: Instant, device: &str, what: &str, error: &AttachError) {
-        let pause = self.pause.map_or(FIRST_PAUSE, |pause| (pause * 2).min(LONGEST_PAUSE));
-        (self.pause, self.next) = (Some(pause), Some(now + pause));
+        self.next = Some(now + self.pause.take());
         let complaint = error.to_string();
         if complaint != self.complaint {
             tracing::warn!(device, "{what}: {complaint}");
@@ -42,15 +48,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_to_a_limit_and_end_with_success() {
+    fn pauses_grow_and_end_with_success() {
         let now = Instant::now();
         let mut attempts = Attempts::default();
         let mut pauses = Vec::new();
-        for _ in 0..9 {
+        for _ in 0..3 {
             attempts.failed(now, "d", "nothing", &AttachError::NoModule);
             pauses.push(attempts.wait(now).as_millis());
         }
-        assert_eq!(pauses, [50, 100, 200, 400, 800, 1600, 3200, 5000, 5000]);
+        assert_eq!(pauses, [50, 100, 200]);
         attempts.succeeded();
         assert_eq!(attempts.wait(now), Duration::ZERO);
     }

@@ -15,11 +15,11 @@ use crate::attach::{self, AttachError, DetachTarget};
 use crate::client::uri::NbdUri;
 use crate::daemon::attacher::{AttachOrder, AttacherMessage, ignore_signals, next_message, tell_done};
 use crate::daemon::logging;
+use crate::pause::GrowingPause;
 
 const PROGRAM: &str = "/proc/self/exe";
-/// The pause before a device is tried again, which doubles.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(16);
+/// Before a device is tried again.
+const PAUSES: GrowingPause = GrowingPause::new(Duration::from_millis(250), Duration::from_secs(16));
 /// Exports of one server; each takes a thread and a process.
 const MOST_DEVICES: usize = 1024;
 
@@ -118,7 +118,7 @@ impl OwnDevice {
     /// Keeps a supervisor running, until the device is detached by an operator or the server ends.
     fn keep(&self) {
         let export = &self.order.how.export;
-        let mut pause = FIRST_PAUSE;
+        let mut pause = PAUSES;
         if self.order.is_volatile {
             self.forget_the_last();
         }
@@ -133,10 +133,9 @@ impl OwnDevice {
                 Ok(Some(_)) => {}
                 Err(error) => tracing::error!(export, %error, "cannot start the supervisor"),
             }
-            if self.wait(pause) {
+            if self.wait(pause.take()) {
                 return;
             }
-            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 

@@ -14,6 +14,7 @@ use super::Outcome;
 use super::control_place;
 use super::http::{self, HttpAnswer};
 use super::info::export_name;
+use super::natural::natural;
 use super::text::{json, print};
 use crate::config::ControlAddress;
 use crate::nbd::printable::printable;
@@ -242,8 +243,10 @@ fn brought(body: &Value, result: &str) -> String {
 /// The exports that a reload is about, a line for each.
 fn lines(body: &Value) -> String {
     let names = |key: &str, how: &str| {
-        let names = body[key].as_array().into_iter().flatten().filter_map(Value::as_str);
-        names.map(|name| format!("  {how:<8}{}\n", export_name(name))).collect::<String>()
+        let mut names: Vec<_> =
+            body[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        names.sort_by(|one, other| natural(one, other));
+        names.into_iter().map(|name| format!("  {how:<8}{}\n", export_name(name))).collect::<String>()
     };
     names("added", "new") + &names("removed", "removed") + &names("changed", "changed")
 }
@@ -277,11 +280,10 @@ mod tests {
 
     #[test]
     fn a_plan_has_a_line_for_each_export() {
-        let body =
-            serde_json::json!({"added": ["", "b\u{1b}"], "removed": ["c"], "changed": [], "settings": []});
+        let body = serde_json::json!({"added": ["vm10", "b\u{1b}", "vm9", ""], "removed": ["c"], "changed": [], "settings": []});
         let shown = planned(&body);
         let lines: Vec<_> = shown.lines().collect();
         assert_eq!(lines[1..3], ["  new     \"\" (the default export)", "  new     b\\u{1b}"], "{shown}");
-        assert_eq!(lines[3], "  removed c");
+        assert_eq!(lines[3..], ["  new     vm9", "  new     vm10", "  removed c"]);
     }
 }

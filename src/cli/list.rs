@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::Outcome;
 use super::info::export_name;
+use super::natural::in_natural_order;
 use super::text::*;
 use crate::client::uri::NbdUri;
 use crate::client::{self, Timeouts};
@@ -95,7 +96,7 @@ fn entry_json<'a>(server: &NbdUri, listed: &'a ListedExport) -> EntryJson<'a> {
 
 fn as_table(dialect: Dialect, exports: &[ListedExport]) -> String {
     let mut rows = vec![["EXPORT", "SIZE", "ACCESS", "DESCRIPTION"].map(String::from).to_vec()];
-    for listed in exports {
+    for listed in in_natural_order(exports, |listed| &listed.name) {
         let text = printable(description(listed).unwrap_or_default());
         rows.push(match &listed.details {
             Ok(details) => vec![

@@ -19,6 +19,7 @@ pub(crate) mod import_config;
 pub(crate) mod info;
 pub(crate) mod list;
 pub(crate) mod map;
+mod natural;
 mod outcome;
 mod owner;
 pub(crate) mod qemu_nbd;

@@ -12,8 +12,8 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::caught::{Panicked, caught};
 use super::helper_lines::Lines;
-use super::sync::lock;
 use super::waker::ring;
+use crate::mutex::lock;
 use crate::ring::Ring;
 use crate::sys::Doorbell;
 

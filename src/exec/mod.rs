@@ -16,7 +16,9 @@ pub(crate) use caught::caught;
 pub(crate) use client_turns::ClientTurns;
 pub(crate) use helpers::Helpers;
 pub(crate) use range_lock::{RangeLock, RangeMode};
-pub(crate) use sync::{Milestones, TurnPlace, TurnQueue, Waiters, lock};
+pub(crate) use sync::{Milestones, TurnPlace, TurnQueue, Waiters};
 pub(crate) use task::side_by_side;
 pub use task::{ReadyList, Tasks};
 pub(crate) use waker::{Waiter, ring};
+
+pub(crate) use crate::mutex::lock;

@@ -13,8 +13,8 @@ use std::ops::Bound;
 use std::sync::Mutex;
 use std::task::{Poll, Waker};
 
-use super::sync::lock;
 use crate::block::ByteRange;
+use crate::mutex::lock;
 
 /// How a range is locked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,8 +6,10 @@
 //! waker. Wakers are called and dropped outside of the locks: what they do is not ours to know.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::task::{Poll, Waker};
+
+use crate::mutex::lock;
 
 /// Tasks that wait for the same thing, in the order in which they came.
 #[derive(Debug, Default)]
@@ -199,11 +201,6 @@ impl Drop for TurnPlace<'_> {
             next.wake();
         }
     }
-}
-
-/// Locks what is changed in single steps only, so that it is whole even if somebody panicked beside it.
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -339,7 +339,7 @@ mod tests {
         impl std::task::Wake for Child {
             fn wake(self: Arc<Self>) {
                 self.woken.store(true, std::sync::atomic::Ordering::Release);
-                if let Some(parent) = crate::exec::lock(&self.parent).take() {
+                if let Some(parent) = crate::mutex::lock(&self.parent).take() {
                     parent.wake();
                 }
             }
@@ -349,7 +349,7 @@ mod tests {
         let (mut polls, mut ended) = (0, vec![false; children.len()]);
         std::future::poll_fn(|context| {
             for (index, child) in children.iter_mut().enumerate() {
-                *crate::exec::lock(&wakers[index].parent) = Some(context.waker().clone());
+                *crate::mutex::lock(&wakers[index].parent) = Some(context.waker().clone());
                 let woken = wakers[index].woken.swap(false, std::sync::atomic::Ordering::AcqRel);
                 if !ended[index] && woken {
                     polls += 1;

@@ -40,6 +40,13 @@ pub struct NewConnection {
     pub socket_permit: Box<dyn Any + Send>,
 }
 
+impl NewConnection {
+    /// No shard takes it: its client sees the end at once, whoever has the socket open as well.
+    pub(crate) fn hang_up(self) {
+        let _already = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
+    }
+}
+
 /// What becomes of the connections of an export that is removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Removal {

@@ -22,6 +22,7 @@ use crate::shard::setup::END;
 use crate::stats::Interval;
 
 mod departure;
+mod ends;
 
 struct Running {
     shard: ShardHandle,
@@ -63,6 +64,14 @@ impl Running {
     /// Connects with bytes that came with the handshake.
     fn connect_with(&self, reply_mode: ReplyMode, leftover: Vec<u8>) -> UnixStream {
         let (client, server) = UnixStream::pair().unwrap();
+        let negotiated = NewConnection { leftover, ..self.negotiated(server.into(), reply_mode) };
+        assert!(self.shard.connect(negotiated).is_ok());
+        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        client
+    }
+
+    /// A connection after its handshake.
+    fn negotiated(&self, socket: std::os::fd::OwnedFd, reply_mode: ReplyMode) -> NewConnection {
         let facts = self.export.facts().clone();
         let info = ExportInfo {
             name: String::new(),
@@ -79,23 +88,20 @@ impl Running {
             enforce_alignment: false,
             contexts: vec![SelectedContext { id: 1, context: MetaContext::BaseAllocation }],
         };
-        let negotiated = NewConnection {
+        NewConnection {
             number: 1,
-            socket: server.into(),
+            socket,
             over_tcp: false,
             id: ExportId { index: 0, generation: 0 },
             export: Arc::clone(&self.export),
             limits: Arc::default(),
             session,
-            leftover,
+            leftover: Vec::new(),
             secure: None,
             peer: Default::default(),
             permit: Box::new(()),
             socket_permit: Box::new(()),
-        };
-        assert!(self.shard.connect(negotiated).is_ok());
-        client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        client
+        }
     }
 
     fn stop(self) {

@@ -81,6 +81,7 @@ mod ratio;
 pub(crate) mod rebasing;
 pub(crate) mod rebuilding;
 mod redb_errors;
+mod replacing;
 pub(crate) mod request;
 mod reserve_file;
 pub(crate) mod scrub;

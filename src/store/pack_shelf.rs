@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use super::collection_bug::{CollectionBug, is_planted};
 use super::contents_error::ContentsError;
@@ -16,6 +16,7 @@ use super::foreign::{ForeignPacks, PlacedFile, PlacedPack};
 use super::manifest::{NamedChunk, translate_hints};
 use super::moved_chunks::MovedChunks;
 use super::pack::{ChunkHash, ChunkHint, ChunkKind, PackError, PackReader};
+use crate::mutex::lock;
 
 /// Packs whose footers are in memory.
 const OPEN_PACKS: usize = 32;
@@ -78,11 +79,6 @@ impl fmt::Debug for PackShelf {
     }
 }
 
-/// What a thread that panicked has left is whole: each change is one step.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// What is in memory becomes what was used last.
 fn touch<K: PartialEq, V: Clone>(kept: &mut VecDeque<(K, V)>, key: &K) -> Option<V> {
     let at = kept.iter().rposition(|(other, _)| other == key)?;
@@ -115,7 +111,7 @@ impl PackShelf {
 
     /// Closes packs that are gone: they take room until then.
     pub(crate) fn forget(&self, packs: &[u64]) {
-        locked(&self.open).retain(|(number, _)| !packs.contains(number));
+        lock(&self.open).retain(|(number, _)| !packs.contains(number));
     }
 
     fn in_pack(&self, number: u64, hash: &ChunkHash) -> Result<FoundChunk, ContentsError> {
@@ -131,7 +127,7 @@ impl PackShelf {
             let found = self.look_for(hash, None).ok_or(ContentsError::Nowhere(*hash))?;
             return self.in_pack(found, hash);
         };
-        let takers = locked(&self.moved).takers(hinted);
+        let takers = lock(&self.moved).takers(hinted);
         if let Some(found) = takers.into_iter().find_map(|taker| self.in_pack(taker, hash).ok()) {
             return Ok(found);
         }
@@ -141,7 +137,7 @@ impl PackShelf {
         };
         let Some(taker) = self.look_for(hash, Some(hinted)) else { return Err(error) };
         let found = self.in_pack(taker, hash)?;
-        locked(&self.moved).learn(hinted, taker);
+        lock(&self.moved).learn(hinted, taker);
         Ok(found)
     }
 
@@ -156,13 +152,13 @@ impl PackShelf {
     }
 
     fn pack(&self, number: u64) -> Result<Arc<PackReader<PlacedFile>>, ContentsError> {
-        if let Some(pack) = touch(&mut locked(&self.open), &number) {
+        if let Some(pack) = touch(&mut lock(&self.open), &number) {
             return Ok(pack);
         }
         let opened = (self.opener)(number).and_then(PlacedPack::read);
         let opened = opened.map_err(|source| ContentsError::Pack { pack: number, source })?;
         let opened = Arc::new(opened);
-        let mut open = locked(&self.open);
+        let mut open = lock(&self.open);
         while open.len() >= OPEN_PACKS {
             open.pop_front();
         }
@@ -172,7 +168,7 @@ impl PackShelf {
 
     /// A chunk that is in memory.
     pub(crate) fn kept(&self, hash: &ChunkHash) -> Option<Arc<Vec<u8>>> {
-        touch(&mut locked(&self.chunks).chunks, hash)
+        touch(&mut lock(&self.chunks).chunks, hash)
     }
 
     /// The bytes of a chunk, which are read if they are not in memory.
@@ -215,7 +211,7 @@ impl PackShelf {
             }
         };
         let bytes = Arc::new(self.with_own_hints(bytes, found));
-        locked(&self.chunks).keep(hash, &bytes);
+        lock(&self.chunks).keep(hash, &bytes);
         Ok(bytes)
     }
 
@@ -257,16 +253,15 @@ impl PackShelf {
     /// Another pack that has a damaged chunk, which is told of.
     fn second_place(&self, hash: ChunkHash, found: &FoundChunk) -> Option<u64> {
         let key = (found.number, found.slot);
-        let known = locked(&self.damaged).get(&key).copied();
+        let known = lock(&self.damaged).get(&key).copied();
         if let Some(known) = known {
             return known;
         }
-        if locked(&self.damaged).len() >= MOST_TOLD {
+        if lock(&self.damaged).len() >= MOST_TOLD {
             return None;
         }
         let second = (self.finder)(&hash).filter(|other| *other != found.number);
-        if locked(&self.damaged).insert(key, second).is_some() || self.foreign.origin(found.number).is_some()
-        {
+        if lock(&self.damaged).insert(key, second).is_some() || self.foreign.origin(found.number).is_some() {
             return second;
         }
         if let Some(on_damage) = &self.on_damage {

@@ -1,7 +1,7 @@
 //! All that an image or a snapshot has on tiers is fetched.
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 
@@ -13,6 +13,7 @@ use super::manifest::{ManifestError, ManifestRoot, NamedChunk, ReachedChunk, Rea
 use super::maps::LayerMaps;
 use super::open_store::OpenStore;
 use super::pack_shelf::PackShelf;
+use crate::mutex::lock;
 
 /// Chunks that are read at once.
 const WIDTH: usize = 16;
@@ -39,7 +40,7 @@ fn each<T: Sync>(
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(None));
     let fail = |error| {
         next.store(items.len(), Ordering::Relaxed);
-        locked(&failed).get_or_insert(error);
+        lock(&failed).get_or_insert(error);
     };
     std::thread::scope(|scope| {
         let (done, ends) = std::sync::mpsc::channel();
@@ -82,11 +83,6 @@ impl FoundChunks {
     }
 }
 
-/// What a thread that panicked has left is whole: each change is one step.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 struct PullWalk<'a> {
     node: &'a NodeName,
     shelf: &'a PackShelf,
@@ -107,14 +103,14 @@ impl PullWalk<'_> {
             let visit = |node: &ReachedNode| {
                 let bytes = self.shelf.read(&node.chunk).map_err(|error| self.unreadable(error))?;
                 let below = node.below(&bytes).map_err(unreachable)?;
-                let mut found = locked(&found);
+                let mut found = lock(&found);
                 below.into_iter().for_each(|reached| found.add(reached));
                 Ok(())
             };
             each(&nodes, visit, &mut || Ok(()))?;
-            nodes = std::mem::take(&mut locked(&found).nodes);
+            nodes = std::mem::take(&mut lock(&found).nodes);
         }
-        let mut data = std::mem::take(&mut locked(&found).data);
+        let mut data = std::mem::take(&mut lock(&found).data);
         data.sort_by_key(|chunk| chunk.hint.map(|hint| (hint.pack, hint.slot)));
         Ok(data)
     }

@@ -26,9 +26,9 @@ use super::push_plan::{pack_files, push_plan};
 use super::tier_setting::tier_of;
 use crate::tier::own::{Pusher, host_name};
 use crate::tier::push::{PushTo, find_pushed};
+pub(crate) use crate::tier::spread;
 use crate::tier::uri::{TierUri, TierUriError};
 use crate::tier::{CountedObjects, ObjectCounts, ObjectError, Objects, Sent, TierError, TierWaiting};
-pub(crate) use crate::tier::{growing, spread};
 
 /// How long a start waits for the first answer of a tier.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);

@@ -24,14 +24,11 @@ use uuid::Uuid;
 use super::catalog::{CatalogView, LayerId, MOST_ROWS};
 use super::directory::{StoreDirectory, below};
 use super::error::StoreError;
-use super::file_changes::{rename, sync_all, sync_directory, write_all_at};
 use super::ingest_counts::IngestCounts;
 use super::structure::{begin, check, seal};
 
 const MAGIC: [u8; 8] = *b"rnbsSPAC";
 const NAME: &str = "space";
-/// The file until it is complete.
-const NEW_NAME: &str = "space.new";
 const ENTRIES_AT: usize = 96;
 const ENTRY_BYTES: usize = 40;
 
@@ -170,15 +167,7 @@ impl StoreDirectory {
 
     /// Replaces the notes, durably.
     pub(super) fn keep_space_notes(&self, store: Uuid, notes: &SpaceNotes) -> Result<(), StoreError> {
-        let path = self.path().join(NEW_NAME);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK;
-        let file = below(self.root(), NEW_NAME, flags, Mode::RUSR | Mode::WUSR);
-        let file = File::from(file.map_err(StoreError::at("make", &path))?);
-        let written = write_all_at(&file, &notes.encode(store), 0).and_then(|()| sync_all(&file));
-        written.map_err(StoreError::at("write", &path))?;
-        let named =
-            rename((self.root(), NEW_NAME), (self.root(), NAME)).and_then(|()| sync_directory(self.root()));
-        named.map_err(StoreError::at("replace", &self.path().join(NAME)))
+        self.replace(NAME, &notes.encode(store))
     }
 }
 

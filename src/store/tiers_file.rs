@@ -2,10 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Read;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags, fsync, renameat};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -16,7 +16,6 @@ use super::error::StoreError;
 use super::foreign::TierLimits;
 
 const NAME: &str = "tiers";
-const NEW_NAME: &str = "tiers.new";
 const MOST_BYTES: u64 = 4 << 20;
 /// What is noted of boots: snapshots, and ranges of their packs in all.
 const MOST_TRACES: usize = 16;
@@ -95,13 +94,6 @@ impl StoreDirectory {
 
     /// Replaces it, durably.
     pub(super) fn keep_tiers(&self, tiers: &TiersFile) -> Result<(), StoreError> {
-        let path = self.path().join(NEW_NAME);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NONBLOCK;
-        let file = below(self.root(), NEW_NAME, flags, Mode::RUSR | Mode::WUSR);
-        let mut file = File::from(file.map_err(StoreError::at("make", &path))?);
-        let text = serde_json::to_vec_pretty(tiers).unwrap_or_default();
-        file.write_all(&text).and_then(|()| file.sync_all()).map_err(StoreError::at("write", &path))?;
-        let named = renameat(self.root(), NEW_NAME, self.root(), NAME).and_then(|()| fsync(self.root()));
-        named.map_err(StoreError::at("replace", &self.path().join(NAME)))
+        self.replace(NAME, &serde_json::to_vec_pretty(tiers).unwrap_or_default())
     }
 }

@@ -7,14 +7,13 @@ use super::bug::{TierBug, is_planted};
 use super::error::TierError;
 use super::objects::{ObjectError, ObjectFuture, ObjectVersion, Objects, PutIf};
 use super::records::TierRecord;
-use super::waiting::growing;
+use crate::pause::GrowingPause;
 
 /// How often an object is read again because somebody else has changed it.
 const CHANGES: usize = 64;
-/// How often something is asked again that may succeed a little later, and the first and the longest wait.
+/// How often something is asked again that may succeed a little later, and the waits between.
 const TRIES: u32 = 8;
-const FIRST_WAIT: Duration = Duration::from_millis(200);
-const LONGEST_WAIT: Duration = Duration::from_secs(20);
+const WAITS: GrowingPause = GrowingPause::new(Duration::from_millis(200), Duration::from_secs(20));
 /// Between two warnings.
 const TOLD_EVERY_S: u64 = 10;
 
@@ -33,10 +32,6 @@ pub(super) enum TierChanged<T> {
     Done(T),
     /// The other object is not there.
     NotThere,
-}
-
-fn pause(attempt: u32) -> Duration {
-    growing(FIRST_WAIT, LONGEST_WAIT, attempt)
 }
 
 /// Says that the tier does not do what it is asked: at once, because it is asked again for a while, and
@@ -59,7 +54,7 @@ pub(super) async fn patiently<'a, T>(
         match ask().await {
             Err(error) if error.is_passing() && attempt + 1 < TRIES => {
                 tell(objects.now_s(), &error);
-                objects.wait(pause(attempt)).await?;
+                objects.wait(WAITS.after(attempt)).await?;
             }
             done => return done,
         }
@@ -123,7 +118,7 @@ pub(super) async fn change<R: TierRecord, T>(
             Err(error) if is_planted(TierBug::LostAnswerIsFailure) => return Err(error.into()),
             Err(error) if error.is_passing() && failures < TRIES => {
                 tell(objects.now_s(), &error);
-                objects.wait(pause(failures)).await?;
+                objects.wait(WAITS.after(failures)).await?;
                 failures += 1;
             }
             Err(error) => return Err(error.into()),

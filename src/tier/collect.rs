@@ -2,7 +2,7 @@
 //! may run it, and several at once.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use serde::Serialize;
 use uuid::Uuid;
@@ -15,6 +15,7 @@ use super::marks::{condemn, mark, rescue, see};
 use super::objects::Objects;
 use super::records::{MarkState, NameOwner, Published, PushRecord, TierHold, TierRecord, TrashMark};
 use super::together::all_small;
+use crate::mutex::lock;
 
 /// A PUT that was sent and is this old does not take place any more.
 const LATEST_PUT_S: u64 = 24 * 3600;
@@ -136,15 +137,11 @@ async fn marks(objects: &dyn Objects) -> Result<BTreeMap<PackKey, TrashMark>, Ti
     let found = patiently(objects, || objects.list(keys::TRASH)).await?;
     each::<TrashMark>(objects, found.iter().map(|found| &found.key), |key, mark| {
         if let Some(pack) = PackKey::of_mark(key) {
-            locked(&marks).insert(pack, mark);
+            lock(&marks).insert(pack, mark);
         }
     })
     .await?;
     Ok(marks.into_inner().unwrap_or_else(PoisonError::into_inner))
-}
-
-fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
-    what.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Reads objects, many at once, in any order. One may be gone since it was listed.
@@ -172,7 +169,7 @@ async fn needed(objects: &dyn Objects) -> Result<Needed, TierError> {
     let records = found.iter().map(|found| &found.key).filter(|key| keys::of_record(key).is_some());
     each::<PushRecord>(objects, records, |_, record| {
         let PushRecord { id, image, snapshot, pushed_s, uuid, .. } = record;
-        let mut needed = locked(&needed);
+        let mut needed = lock(&needed);
         needed.snapshots.insert(uuid);
         needed.packs.extend(record.packs.iter().map(|pack| pack.key));
         needed.records.push(SeenRecord { id, image, snapshot, pushed_s });
@@ -180,13 +177,13 @@ async fn needed(objects: &dyn Objects) -> Result<Needed, TierError> {
     .await?;
     let found = patiently(objects, || objects.list(keys::HOLDS)).await?;
     each::<TierHold>(objects, found.iter().map(|found| &found.key), |_, hold| {
-        locked(&needed).packs.extend(hold.packs.iter().map(|pack| pack.key));
+        lock(&needed).packs.extend(hold.packs.iter().map(|pack| pack.key));
     })
     .await?;
     let found = patiently(objects, || objects.list(keys::PUBLISHED)).await?;
     each::<Published>(objects, found.iter().map(|found| &found.key), |_, published| {
         let packs = published.record.iter().flat_map(|record| &record.packs);
-        let mut needed = locked(&needed);
+        let mut needed = lock(&needed);
         needed.packs.extend(packs.map(|pack| pack.key));
         needed.snapshots.extend(published.record.iter().map(|record| record.uuid));
     })
@@ -208,7 +205,7 @@ async fn expire(
     let keys_of: Vec<String> = images.into_iter().map(keys::owner).collect();
     each::<NameOwner>(objects, keys_of.iter(), |key, owner| {
         if let Some(image) = keys::of_owner(key) {
-            locked(&owners).insert(image.to_owned(), owner);
+            lock(&owners).insert(image.to_owned(), owner);
         }
     })
     .await?;

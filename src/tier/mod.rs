@@ -70,4 +70,4 @@ pub use objects::{
     ObjectError, ObjectFuture, ObjectMeta, ObjectVersion, Objects, PackBytes, PackUpload, PutIf, Sent,
     TierObject,
 };
-pub use waiting::{TierWaiting, growing, run, spread};
+pub use waiting::{TierWaiting, run, spread};

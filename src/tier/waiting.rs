@@ -18,12 +18,6 @@ pub fn spread(time: Duration) -> Duration {
     time.mul_f64(0.5 + Random::new(seed).fraction() / 2.0)
 }
 
-/// Twice as long each time, from the first wait to the longest; `times` begins with 0.
-#[must_use]
-pub fn growing(first: Duration, longest: Duration, times: u32) -> Duration {
-    first.saturating_mul(1 << times.min(10)).min(longest)
-}
-
 /// What a thread needs that asks a tier again and again, and waits. Made before a process is confined, it
 /// works on afterwards.
 #[derive(Debug)]

@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
-/// The pause after the first attempt that failed.
-const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
-/// Pauses double up to this one.
+use crate::pause::GrowingPause;
+
+/// No pause is longer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(16);
+/// After attempts that failed.
+pub(super) const PAUSES: GrowingPause = GrowingPause::new(Duration::from_secs(1), LONGEST_PAUSE);
 
 /// What a new request has to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +50,7 @@ enum Course {
 pub(super) struct Reconnect {
     delay: Duration,
     course: Course,
-    pause: Duration,
+    pause: GrowingPause,
     /// When the first connection was lost since the last answer.
     trouble_since: Option<Duration>,
     refuses: bool,
@@ -59,7 +61,7 @@ impl Reconnect {
     /// that is lost, or that cannot be had.
     pub(super) fn new(delay: Duration, now: Duration) -> Self {
         let course = Course::Paused { until: now };
-        Self { delay, course, pause: SHORTEST_PAUSE, trouble_since: None, refuses: false }
+        Self { delay, course, pause: PAUSES, trouble_since: None, refuses: false }
     }
 
     /// One that has just connected.
@@ -73,8 +75,8 @@ impl Reconnect {
         let Course::Connected { since } = self.course else { return };
         self.trouble_since.get_or_insert(now);
         // One that lived longer than a pause was a good one.
-        if now.saturating_sub(since) >= self.pause {
-            self.pause = SHORTEST_PAUSE;
+        if now.saturating_sub(since) >= self.pause.upcoming() {
+            self.pause.restart();
             self.course = Course::Paused { until: now };
         } else {
             self.rest(now);
@@ -154,8 +156,7 @@ impl Reconnect {
     }
 
     fn rest(&mut self, now: Duration) {
-        self.course = Course::Paused { until: now.saturating_add(self.pause) };
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.course = Course::Paused { until: now.saturating_add(self.pause.take()) };
     }
 }
 

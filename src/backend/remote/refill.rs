@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-/// The pause after the first attempt that failed.
-const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
-/// Pauses double up to this one.
-const LONGEST_PAUSE: Duration = Duration::from_secs(16);
+use super::reconnect::PAUSES;
+use crate::pause::GrowingPause;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Attempt {
@@ -20,14 +18,14 @@ enum Attempt {
 pub(super) struct Refill {
     wanted: usize,
     attempt: Attempt,
-    pause: Duration,
+    pause: GrowingPause,
     /// When a connection came to be for the last time.
     since: Duration,
 }
 
 impl Default for Refill {
     fn default() -> Self {
-        Self { wanted: 0, attempt: Attempt::NotNeeded, pause: SHORTEST_PAUSE, since: Duration::ZERO }
+        Self { wanted: 0, attempt: Attempt::NotNeeded, pause: PAUSES, since: Duration::ZERO }
     }
 }
 
@@ -43,8 +41,8 @@ impl Refill {
             return;
         }
         // Those that lived longer than a pause were good ones.
-        if now.saturating_sub(self.since) >= self.pause {
-            self.pause = SHORTEST_PAUSE;
+        if now.saturating_sub(self.since) >= self.pause.upcoming() {
+            self.pause.restart();
             self.attempt = Attempt::At(now);
         } else {
             self.rest(now);
@@ -72,7 +70,7 @@ impl Refill {
     pub(super) fn attempt_succeeded(&mut self, now: Duration) {
         if self.attempt == Attempt::UnderWay {
             self.since = now;
-            self.attempt = Attempt::At(now.saturating_add(self.pause));
+            self.attempt = Attempt::At(now.saturating_add(self.pause.upcoming()));
         }
     }
 
@@ -90,8 +88,7 @@ impl Refill {
     }
 
     fn rest(&mut self, now: Duration) {
-        self.attempt = Attempt::At(now.saturating_add(self.pause));
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.attempt = Attempt::At(now.saturating_add(self.pause.take()));
     }
 }
 

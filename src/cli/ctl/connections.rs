@@ -7,6 +7,7 @@ use super::question::{Form, Question, refused};
 use crate::cli::Outcome;
 use crate::cli::http::HttpAnswer;
 use crate::cli::info::export_name;
+use crate::cli::natural::natural;
 use crate::cli::text::{human, human_time, json, print, table};
 use crate::nbd::printable::printable;
 
@@ -63,6 +64,8 @@ pub(super) fn show(command: &ConnectionCommand, answer: &HttpAnswer) -> Outcome 
 fn as_table(all: &[ConnectionRow]) -> String {
     let titles = ["ID", "EXPORT", "AGE", "IN FLIGHT", "REQUESTS", "BYTES", "PEER"];
     let mut rows = vec![titles.map(String::from).to_vec()];
+    let mut all: Vec<_> = all.iter().collect();
+    all.sort_by(|one, other| natural(&one.export, &other.export).then_with(|| natural(&one.id, &other.id)));
     for of in all {
         rows.push(vec![
             printable(&of.id),
@@ -80,6 +83,18 @@ fn as_table(all: &[ConnectionRow]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clients_stand_beside_those_of_the_same_export() {
+        let row = |(id, export): (&str, &str)| {
+            serde_json::json!({"id": id, "peer": "unix", "export": export, "age_seconds": 1, "in_flight": 0,
+                "requests": 0, "bytes": 0})
+        };
+        let rows = [("0.100", "vm10"), ("1.5", "vm2"), ("0.20", "vm10")].map(row);
+        let shown = as_table(&rows.map(|row| ConnectionRow::deserialize(&row).unwrap()));
+        let ids: Vec<_> = shown.lines().skip(1).map(|line| line.split_whitespace().next().unwrap()).collect();
+        assert_eq!(ids, ["1.5", "0.20", "0.100"]);
+    }
 
     #[test]
     fn the_table_is_printable() {

@@ -8,6 +8,7 @@ use super::question::{Form, Question, refused};
 use crate::cli::Outcome;
 use crate::cli::http::HttpAnswer;
 use crate::cli::info::export_name;
+use crate::cli::natural::in_natural_order;
 use crate::cli::text::{human, json, print, table};
 use crate::config::{ExportUri, Settings};
 use crate::nbd::printable::printable;
@@ -234,7 +235,7 @@ pub(super) fn list(answer: &HttpAnswer, as_json: bool) -> Outcome {
 fn as_table(exports: &[ExportRow]) -> String {
     let titles = ["EXPORT", "ID", "SIZE", "ACCESS", "CONNECTIONS", "STATE", "SOURCE"];
     let mut rows = vec![titles.map(String::from).to_vec()];
-    for export in exports {
+    for export in in_natural_order(exports, |export| &export.export) {
         rows.push(vec![
             export_name(&export.export),
             printable(&export.id),
@@ -304,5 +305,19 @@ mod tests {
             "\"\" (the default export)  0.0       1 GiB  read-write           12  serving   mem:1G"
         );
         assert!(!shown.contains('\u{1b}') && lines[2].ends_with("0  stopping  /a.img"), "{shown}");
+    }
+
+    #[test]
+    fn names_are_in_the_order_in_which_people_count() {
+        let row = |export: &str| {
+            serde_json::json!({"export": export, "id": "0.0", "source": "mem:1G", "size_bytes": 1, "read_only": false,
+                "connections": 0, "state": "serving"})
+        };
+        let body = ["vm10", "vm2", ""].map(row);
+        let exports = Vec::<ExportRow>::deserialize(&Value::from(body.to_vec())).unwrap();
+        let shown = as_table(&exports);
+        let names: Vec<_> =
+            shown.lines().skip(1).map(|line| line.split_whitespace().next().unwrap()).collect();
+        assert_eq!(names, ["\"\"", "vm2", "vm10"]);
     }
 }

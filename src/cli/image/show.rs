@@ -1,8 +1,9 @@
 //! Images and snapshots, as tables and as JSON.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use crate::cli::Outcome;
+use crate::cli::natural::natural;
 use crate::cli::store::{marked, time, warn_of_missing};
 use crate::cli::text::{exact_and_human, human, json, print, table};
 use crate::store::{NodeDescription, PushLag, StoreAnswer};
@@ -41,24 +42,53 @@ fn freed(layers: usize, bytes: u64) -> String {
     }
 }
 
-/// Under an image stand its snapshots, and under a snapshot what was cloned from it: that is their order.
+/// The image of a snapshot, the snapshot that an image was cloned from.
+fn above(node: &NodeDescription) -> Option<&str> {
+    node.name.split_once('@').map(|(image, _)| image).or(node.origin.as_deref())
+}
+
+/// Nodes and their levels, for people: under an image stand its snapshots, oldest first as they come, and
+/// under a snapshot what was cloned from it. Images beside each other are in natural order.
+fn in_order_of_the_tree(nodes: &[NodeDescription]) -> Vec<(usize, &NodeDescription)> {
+    let mut known = HashSet::new();
+    let mut below: HashMap<Option<&str>, Vec<&NodeDescription>> = HashMap::new();
+    for node in nodes {
+        // It comes before what stands under it.
+        let above = above(node).filter(|above| known.contains(above));
+        below.entry(above).or_default().push(node);
+        known.insert(&*node.name);
+    }
+    let is_image = |node: &NodeDescription| !node.name.contains('@');
+    for beside in below.values_mut() {
+        beside.sort_by(|one, other| match (is_image(one), is_image(other)) {
+            (true, true) => natural(&one.name, &other.name),
+            (one, other) => one.cmp(&other),
+        });
+    }
+    let mut take = |above, level| {
+        let under: Vec<&NodeDescription> = below.remove(&above).unwrap_or_default();
+        under.into_iter().rev().map(move |node| (level, node))
+    };
+    let (mut ordered, mut to_come) = (Vec::new(), Vec::from_iter(take(None, 0)));
+    while let Some((level, node)) = to_come.pop() {
+        ordered.push((level, node));
+        to_come.extend(take(Some(&*node.name), level + 1));
+    }
+    ordered
+}
+
 fn as_tree(nodes: &[NodeDescription]) -> String {
     let titles = ["NAME", "SIZE", "USED", "UNIQUE", "SHARED", "RATIO", "DEPTH", "TIER"];
     // Most stores push nothing.
     let has_tier = nodes.iter().any(|node| node.pushed.is_some());
     let columns = titles.len() - usize::from(!has_tier);
     let mut rows = vec![titles.map(String::from).to_vec()];
-    let mut levels: HashMap<&str, usize> = HashMap::new();
-    for node in nodes {
-        let (above, own) = match node.name.split_once('@') {
-            Some((image, snapshot)) if node.changes_only => {
-                (Some(image), format!("@{snapshot} (changes only)"))
-            }
-            Some((image, snapshot)) => (Some(image), format!("@{snapshot}")),
-            None => (node.origin.as_deref(), node.name.clone()),
+    for (level, node) in in_order_of_the_tree(nodes) {
+        let own = match node.name.split_once('@') {
+            Some((_, snapshot)) if node.changes_only => format!("@{snapshot} (changes only)"),
+            Some((_, snapshot)) => format!("@{snapshot}"),
+            None => node.name.clone(),
         };
-        let level = above.and_then(|above| levels.get(above)).map_or(0, |level| level + 1);
-        levels.insert(&node.name, level);
         rows.push(vec![
             format!("{}{own}", "  ".repeat(level)),
             human(node.size),
@@ -139,4 +169,50 @@ fn as_table(shown: &NodeDescription) -> String {
         row(&format!("{}:", key.escape_debug()), value.escape_debug().to_string());
     }
     table(&rows, &[false, false])
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn node(name: &str, origin: Option<&str>) -> NodeDescription {
+        let kind = if name.contains('@') { "snapshot" } else { "image" };
+        serde_json::from_value(json!({
+            "name": name, "kind": kind, "uuid": "", "size": 1, "used": 0, "unique": 0, "shared": 0, "depth": 1, "created": 0,
+            "origin": origin, "clones": [], "snapshots": [], "base": null, "head": null, "held": false, "quota": null,
+            "pairs": {},
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn images_are_in_natural_order_and_snapshots_as_they_were_taken() {
+        let nodes = [
+            node("vm10", None),
+            node("vm10@s9", None),
+            node("web10", Some("vm10@s9")),
+            node("web2", Some("vm10@s9")),
+            node("web2@a", None),
+            node("vm10@s10", None),
+            node("vm10@s1", None),
+            node("vm2", None),
+            node("alone", Some("gone@s")),
+        ];
+        let ordered = in_order_of_the_tree(&nodes);
+        let shown: Vec<_> = ordered.iter().map(|(level, node)| (*level, &*node.name)).collect();
+        let wanted = [
+            (0, "alone"),
+            (0, "vm2"),
+            (0, "vm10"),
+            (1, "vm10@s9"),
+            (2, "web2"),
+            (3, "web2@a"),
+            (2, "web10"),
+            (1, "vm10@s10"),
+            (1, "vm10@s1"),
+        ];
+        assert_eq!(shown, wanted);
+    }
 }

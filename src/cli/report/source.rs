@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 
 use hdrhistogram::Histogram;
 
+use crate::cli::natural::natural;
 use crate::stats::{HEAT_ROWS, Percentiles, Phase};
 
 /// The longest latency, in nanoseconds: an hour.
@@ -64,34 +65,6 @@ pub(super) fn add(to: &mut Histogram<u64>, from: &Histogram<u64>, unit: u64) {
     }
 }
 
-/// The order in which people count: numbers within names by their value.
-fn natural(a: &str, b: &str) -> Ordering {
-    let digits = |text: &str| text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-    let (mut left, mut right) = (a, b);
-    loop {
-        let (of_left, of_right) = (digits(left), digits(right));
-        if of_left > 0 && of_right > 0 {
-            let (number, other) = (&left[..of_left], &right[..of_right]);
-            let (value, against) = (number.trim_start_matches('0'), other.trim_start_matches('0'));
-            let order = value.len().cmp(&against.len()).then_with(|| value.cmp(against));
-            if order.is_ne() {
-                return order;
-            }
-            (left, right) = (&left[of_left..], &right[of_right..]);
-            continue;
-        }
-        match (left.chars().next(), right.chars().next()) {
-            // The same numbers, perhaps with other zeroes before them.
-            (None, None) => return a.cmp(b),
-            (one, two) if one != two => return one.cmp(&two),
-            (one, _) => {
-                let length = one.map_or(0, char::len_utf8);
-                (left, right) = (&left[length..], &right[length..]);
-            }
-        }
-    }
-}
-
 impl Row {
     pub(super) fn new(export: &str, command: &str) -> Self {
         let (export, command) = (export.to_owned(), command.to_owned());
@@ -109,42 +82,5 @@ impl Row {
             "" => self.command.clone(),
             export => format!("{export} {}", self.command),
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_in_the_order_in_which_people_count() {
-        let mut names = [
-            "vm10",
-            "vm2",
-            "",
-            "vm2b",
-            "vm02",
-            "vm",
-            "b",
-            "vm2-10",
-            "vm2-9",
-            "é1",
-            "vm99999999999999999999999",
-        ];
-        names.sort_by(|a, b| natural(a, b));
-        let wanted = [
-            "",
-            "b",
-            "vm",
-            "vm02",
-            "vm2",
-            "vm2-9",
-            "vm2-10",
-            "vm2b",
-            "vm10",
-            "vm99999999999999999999999",
-            "é1",
-        ];
-        assert_eq!(names, wanted);
     }
 }

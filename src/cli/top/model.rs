@@ -6,6 +6,7 @@ use std::collections::{HashMap, VecDeque};
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::figures::{ClientFigures, ExportFigures, SecondFigures, Shot};
+use crate::cli::natural::natural;
 use crate::nbd::printable::printable;
 
 /// Seconds that are kept for the lines over time.
@@ -290,8 +291,8 @@ fn sort_by<'a>(
     name: impl Fn(usize) -> &'a str,
 ) {
     rows.sort_by(|&one, &other| match order {
-        TopOrder::Name => name(one).cmp(name(other)),
-        _ => weight(other).total_cmp(&weight(one)).then_with(|| name(one).cmp(name(other))),
+        TopOrder::Name => natural(name(one), name(other)),
+        _ => weight(other).total_cmp(&weight(one)).then_with(|| natural(name(one), name(other))),
     });
 }
 

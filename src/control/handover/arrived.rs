@@ -102,6 +102,7 @@ pub(in crate::control) async fn attach(plane: &Rc<Plane>, arrived: Vec<Arrived>)
                 Err(back) => new = back,
             }
             if plane.failures() == plane.shard_count() || plane.is_stopping() {
+                new.hang_up();
                 break None;
             }
             tokio::time::sleep(PLACEMENT_PAUSE).await;

@@ -241,6 +241,7 @@ async fn hand_over(
     let deadline = tokio::time::Instant::now() + plane.limits.handshake_timeout;
     loop {
         if !plane.catalogue().has(entry.id) {
+            negotiated.hang_up();
             return Err(Failure::Removed);
         }
         negotiated = match plane.place(negotiated) {
@@ -255,6 +256,7 @@ async fn hand_over(
             Err(back) => back,
         };
         if plane.is_stopping() || tokio::time::Instant::now() >= deadline {
+            negotiated.hang_up();
             return Err(Failure::NoShard);
         }
         tokio::time::sleep(PLACEMENT_PAUSE).await;

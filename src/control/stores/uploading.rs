@@ -14,12 +14,13 @@ use tokio::time::timeout;
 
 use super::offers::Stores;
 use super::one::OneStore;
+use crate::pause::GrowingPause;
 use crate::stats::UploadStats;
 use crate::store::due_pushes::DuePush;
 use crate::store::error::StoreError;
 use crate::store::open_store::now_s;
 use crate::store::push_state::PushState;
-use crate::store::pusher::{PushError, PushRemedy, StorePusher, growing, spread};
+use crate::store::pusher::{PushError, PushRemedy, StorePusher, spread};
 use crate::store::tier_setting::tier_of;
 
 /// Between two looks for snapshots, and so many times as long as a look took.
@@ -30,9 +31,8 @@ const LAG_PERIOD: Duration = Duration::from_secs(10);
 const LAG_REST: u32 = 200;
 /// Between two looks whether a push is to end.
 const STOP_PERIOD: Duration = Duration::from_millis(200);
-/// After a push that failed because of the tier: at first, and at most.
-const FIRST_WAIT: Duration = Duration::from_secs(2);
-const LONGEST_WAIT: Duration = Duration::from_secs(600);
+/// After pushes that failed because of the tier.
+const WAITS: GrowingPause = GrowingPause::new(Duration::from_secs(2), Duration::from_secs(600));
 /// How long a snapshot or an image is left alone that was refused.
 const AFTER_REFUSAL: Duration = Duration::from_secs(600);
 /// Images that an answer names.
@@ -40,7 +40,7 @@ const MOST_LOST: usize = 100;
 
 /// How long nothing is tried after so many failures.
 fn wait_after(failures: u32) -> Duration {
-    growing(FIRST_WAIT, LONGEST_WAIT, failures.saturating_sub(1))
+    WAITS.after(failures.saturating_sub(1))
 }
 
 impl Stores {
@@ -266,8 +266,8 @@ mod tests {
 
     #[test]
     fn waits_grow_to_a_limit() {
-        assert_eq!((wait_after(1), wait_after(2)), (FIRST_WAIT, 2 * FIRST_WAIT));
+        assert_eq!((wait_after(1), wait_after(2)), (WAITS.after(0), WAITS.after(1)));
         assert!((1..100).all(|failures| wait_after(failures) <= wait_after(failures + 1)));
-        assert_eq!(wait_after(u32::MAX), LONGEST_WAIT);
+        assert_eq!(wait_after(u32::MAX), Duration::from_secs(600));
     }
 }

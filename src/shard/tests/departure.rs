@@ -7,13 +7,13 @@ use super::*;
 use crate::random::Random;
 use crate::shard::ExportLimits;
 
-const ID: ExportId = ExportId { index: 0, generation: 0 };
+pub(super) const ID: ExportId = ExportId { index: 0, generation: 0 };
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Requests of the client at a time, each in its own part of the disk.
 const PARTS: u64 = 8;
 const PART: u64 = 4 << 20;
 
-fn another(export: &Arc<Export>) -> Running {
+pub(super) fn another(export: &Arc<Export>) -> Running {
     let (sender, exited) = mpsc::channel();
     let shard = ShardHandle::start(ShardConfig {
         index: 0,
@@ -28,7 +28,7 @@ fn another(export: &Arc<Export>) -> Running {
     Running { shard: shard.unwrap(), exited, export: Arc::clone(export) }
 }
 
-fn depart(shard: &ShardHandle, patience: Duration) -> Vec<LeavingConnection> {
+pub(super) fn depart(shard: &ShardHandle, patience: Duration) -> Vec<LeavingConnection> {
     let (told, heard) = mpsc::channel();
     let times = [patience, patience.min(Duration::from_millis(500))];
     assert!(shard.depart((vec![ID], true), times, move |leaving| told.send(leaving).unwrap()));
@@ -36,7 +36,7 @@ fn depart(shard: &ShardHandle, patience: Duration) -> Vec<LeavingConnection> {
 }
 
 /// `rate`: requests a second, so that some of them wait for it when the next departure comes.
-fn arrive(at: &Running, leaving: LeavingConnection, rate: Option<u64>) {
+pub(super) fn arrive(at: &Running, leaving: LeavingConnection, rate: Option<u64>) {
     let limits = Arc::new(ExportLimits::default());
     if let Some(rate) = rate {
         let rates = serde_json::json!({ "iops": rate, "iops_burst": 1 });

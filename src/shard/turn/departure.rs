@@ -4,8 +4,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::ring::{Operation, Owner};
 use crate::shard::departure::Departure;
-use crate::shard::frontend::nbd::closing::Closing;
 use crate::shard::frontend::nbd::connection::Connection;
+use crate::shard::frontend::nbd::hold::SocketOwner;
 use crate::shard::mailbox::{Departing, LeavingConnection, Settlement};
 use crate::shard::turn::flush::to_flush;
 use crate::shard::turn::shard::Shard;
@@ -71,6 +71,7 @@ impl Shard {
             match (socket, connection.leaving_secure()) {
                 (None, _) | (_, Err(_)) => staying.push(key as u32),
                 (Some(socket), Ok(secure)) => {
+                    connection.hold.owner = SocketOwner::Offered;
                     departure.told.push((key as u32, connection.number));
                     leaving.push(LeavingConnection {
                         number: connection.number,
@@ -87,6 +88,12 @@ impl Shard {
         answer(leaving);
     }
 
+    /// The shard ends. Those that were told of go without a word: if nobody has said what has become of them
+    /// by now, the other process may have them.
+    pub(crate) fn depart_no_more(&mut self) {
+        self.settle(Settlement::Moved);
+    }
+
     /// Those that were told of go, or go on.
     pub(crate) fn settle(&mut self, settlement: Settlement) {
         let Some(departure) = self.departure.take() else { return };
@@ -101,12 +108,11 @@ impl Shard {
         for (key, number) in departure.told {
             let known = self.connections.get_mut(key as usize);
             let Some(connection) = known.filter(|connection| connection.number == number) else { continue };
+            // It may have been asked to end meanwhile.
+            to_flush(&mut self.to_flush, key, connection);
             match settlement {
-                Settlement::Moved if connection.closing == Closing::No => {
-                    connection.has_moved(now);
-                    to_flush(&mut self.to_flush, key, connection);
-                }
-                Settlement::Moved | Settlement::Stay => self.go_on(key),
+                Settlement::Moved => connection.has_moved(now),
+                Settlement::Stay => self.go_on(key),
             }
         }
     }

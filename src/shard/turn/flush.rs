@@ -1,7 +1,6 @@
 //! Replies leave, connections ask for more bytes, and those that are over go.
 
 use crate::shard::request::answer::Answer;
-use std::net::Shutdown;
 use std::sync::atomic::Ordering;
 
 use crate::block::BlockError;
@@ -9,6 +8,7 @@ use crate::ring::{MappedRange, Operation, Payload};
 use crate::shard::admission::queue::Listed;
 use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::frontend::nbd::connection::Connection;
+use crate::shard::frontend::nbd::hold::SocketOwner;
 use crate::shard::frontend::nbd::outbound::Next;
 use crate::shard::request::table::RequestId;
 use crate::shard::turn::shard::Shard;
@@ -81,7 +81,7 @@ impl Shard {
             } else if connection.closing == Closing::No && connection.may_be_turned_away() {
                 connection.because(Reason::Unwelcome).stop(self.recorder.now());
             }
-            if connection.closing == Closing::Graceful {
+            if connection.closing == Closing::Graceful && connection.hold.owner == SocketOwner::Shard {
                 connection.say_farewell();
             }
             if connection.outbound.wants_to_send() && connection.closing != Closing::Abort {
@@ -167,10 +167,7 @@ impl Shard {
     /// Does what a connection that is ending still needs, once each.
     pub(crate) fn end(&mut self, key: u32) {
         let connection = &mut self.connections[key as usize];
-        if connection.closing == Closing::Abort && !connection.shut_down {
-            // What is in flight on it ends with that.
-            connection.shut_down = true;
-            let operation = Operation::Shutdown { socket: connection.socket, how: Shutdown::Both };
+        if let Some(operation) = connection.parting_shutdown() {
             connection.push(&self.ring, key, operation);
         }
         if let Some((operation, time)) = connection.begin_lingering(self.limits.shutdown_timeout) {

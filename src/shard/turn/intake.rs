@@ -13,8 +13,7 @@ use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::frontend::nbd::linger::Linger;
 use crate::shard::mailbox::{
-    Collect, Dismissal, EndConnection, HomeVisit, Message, NewConnection, Removal, Remove, Settlement,
-    Visitor,
+    Collect, Dismissal, EndConnection, HomeVisit, Message, NewConnection, Removal, Remove, Visitor,
 };
 use std::io;
 
@@ -38,6 +37,9 @@ impl Shard {
         let eventfd = self.doorbell.as_fd().as_raw_fd();
         self.ring.push(Operation::Watch { eventfd, counter: Box::new(0) }, Owner::Shard);
         self.shared.context.collect();
+        // Before the messages: what was sent before it is there. A hand-over that is settled is so at the
+        // end as well.
+        let order = self.asked_to_end.load(Ordering::Acquire);
         while let Ok(message) = self.messages.try_recv() {
             match message {
                 Message::Connect(negotiated) => self.connect(*negotiated),
@@ -51,7 +53,6 @@ impl Shard {
             }
         }
         self.look_at_rates();
-        let order = self.asked_to_end.load(Ordering::Acquire);
         if order >= END {
             self.begin_shutdown();
         }
@@ -139,6 +140,13 @@ impl Shard {
 
     /// A connection begins on its device.
     fn attach(&mut self, new: NewConnection, OpenedDevice { device, failed }: OpenedDevice) {
+        let Ok(registered) = self.ring.register_file(new.socket.as_fd()) else {
+            tracing::error!(peer = %new.peer, "no room for a connection's socket, closing it");
+            self.connection_count.fetch_sub(1, Ordering::Relaxed);
+            let id = new.id;
+            new.hang_up();
+            return self.detach(id);
+        };
         let NewConnection {
             number,
             socket,
@@ -154,23 +162,19 @@ impl Shard {
             socket_permit,
             ..
         } = new;
-        let registered = self.ring.register_file(socket.as_fd());
         let kept = self.keeps(&socket).then_some(socket);
         drop(socket_permit);
-        let Ok(socket) = registered else {
-            tracing::error!(%peer, "no room for a connection's socket, closing it");
-            self.connection_count.fetch_sub(1, Ordering::Relaxed);
-            return self.detach(id);
-        };
         let client = self.connections.vacant_key() as u32;
         device.greet(client);
         let (index, abandon) = (id.index as usize, Default::default());
         let shared = Rc::new(Peer { device, id, export: index, client, abandon });
         let (gate, load) = self.throttle.enter(id, export.backing(), &limits);
         let ledger = self.admission.open_ledger(load);
-        let mut connection = Connection::new(socket, (ledger, gate), shared, session, peer, leftover, permit);
+        let held = (ledger, gate);
+        let mut connection = Connection::new(registered, held, shared, session, peer, leftover, permit);
         (connection.number, connection.since) = (number, self.recorder.elapsed());
         connection.linger = if over_tcp { Linger::OverTcp } else { Linger::Never };
+        connection.over_tcp = over_tcp;
         connection.refuses = failed.then_some(Reason::NoDevice);
         connection.hold.kept = kept;
         connection.secure(secure, &self.partial_records);
@@ -282,7 +286,7 @@ impl Shard {
             self.shutdown = Some(self.ring.now() + self.limits.shutdown_timeout);
             self.stops_idle = true;
             self.ring.push(Operation::sleep(self.limits.shutdown_timeout), Owner::Shard);
-            self.settle(Settlement::Stay);
+            self.depart_no_more();
         }
         let now = self.recorder.now();
         // Those too that came with the last messages.
@@ -307,9 +311,12 @@ impl Shard {
             // What a backend still works on ends with an error, and its task with it.
             self.ring.push(Operation::CancelAll, Owner::Shard);
             self.ring.push(Operation::sleep(LAST_CALL), Owner::Shard);
-            let waiting = self.devices.give_up_waiting();
-            let waiting = waiting.iter().filter(|visitor| matches!(visitor, Visitor::Connection(_))).count();
-            self.connection_count.fetch_sub(waiting, Ordering::Relaxed);
+            for visitor in self.devices.give_up_waiting() {
+                if let Visitor::Connection(new) = visitor {
+                    new.hang_up();
+                    self.connection_count.fetch_sub(1, Ordering::Relaxed);
+                }
+            }
             for (key, connection) in &mut self.connections {
                 if connection.closing != Closing::Abort {
                     tracing::warn!(

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::source::{RangeSource, SourceError, SourcePack};
+use crate::mutex::lock;
+use crate::pause::GrowingPause;
 
 /// Threads that fetch what somebody waits for: requests that are under way at once. They have the rights of
 /// whoever opened the store, which the threads that read it may not have.
@@ -18,9 +20,8 @@ const MOST_WAITING: usize = 4096;
 const AHEAD_THREADS: usize = 4;
 /// Ranges that wait for them; more are not fetched ahead.
 const MOST_AHEAD: usize = 256;
-/// Between attempts: at first, and at most.
-const FIRST_PAUSE: Duration = Duration::from_millis(50);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// Between attempts.
+const PAUSES: GrowingPause = GrowingPause::new(Duration::from_millis(50), Duration::from_secs(2));
 /// Between two warnings.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
@@ -101,7 +102,7 @@ impl TierFetching {
     /// Bytes come from here. The calling thread's rights are those of the threads that fetch ahead.
     pub(super) fn set_source(&self, source: Arc<dyn RangeSource>) {
         *self.source.write().unwrap_or_else(PoisonError::into_inner) = Some(source);
-        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut threads = lock(&self.threads);
         if threads.is_none() {
             let waited_for = start_threads(FETCH_THREADS, MOST_WAITING);
             *threads = Some(FetchThreads { waited_for, ahead: start_threads(AHEAD_THREADS, MOST_AHEAD) });
@@ -109,7 +110,7 @@ impl TierFetching {
     }
 
     fn threads(&self) -> Option<FetchThreads> {
-        self.threads.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.threads).clone()
     }
 
     pub(super) fn has_source(&self) -> bool {
@@ -152,7 +153,7 @@ impl TierFetching {
     ) -> Result<Vec<u8>, SourceError> {
         let no_source = || SourceError::Unreachable("this store has not been told where it is".to_owned());
         let source = self.source().ok_or_else(no_source)?;
-        let mut pause = FIRST_PAUSE;
+        let mut pause = PAUSES;
         loop {
             let answer = match deadline {
                 Some(deadline) => self.asked(&source, pack, range, self.attempt_until(deadline)),
@@ -181,18 +182,17 @@ impl TierFetching {
             }
             let out_until = self.set_out(true) + self.limits().wait;
             let until = deadline.map(|deadline| deadline.min(out_until));
-            if until.is_none_or(|until| Instant::now() + pause >= until) {
+            if until.is_none_or(|until| Instant::now() + pause.upcoming() >= until) {
                 return Err(error);
             }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            std::thread::sleep(pause.take());
         }
     }
 
     /// How long an attempt is waited for. When nothing has been answered for as long as the limit, that is a
     /// tenth of it.
     fn attempt_until(&self, deadline: Instant) -> Instant {
-        let since = *self.out_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = *lock(&self.out_since);
         let wait = self.limits().wait;
         since.map_or(deadline, |since| deadline.min((since + wait).max(Instant::now() + wait / 10)))
     }
@@ -218,7 +218,7 @@ impl TierFetching {
 
     /// The first failure is told at once, while it is asked again; later ones seldom.
     fn tell(&self, error: &SourceError) {
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut told = lock(&self.told);
         if told.is_none_or(|told| told.elapsed() >= TOLD_EVERY) {
             *told = Some(Instant::now());
             tracing::warn!(%error, "a tier does not give what is read; it is asked again as long as reads may wait");
@@ -227,7 +227,7 @@ impl TierFetching {
 
     /// Notes whether the tier answers; since when it does not.
     fn set_out(&self, is_out: bool) -> Instant {
-        let mut since = self.out_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut since = lock(&self.out_since);
         if is_out {
             return *since.get_or_insert_with(Instant::now);
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use uuid::Uuid;
 
@@ -12,11 +12,8 @@ use super::fetching::{TierCounts, TierFetching, TierLimits};
 use super::ledger::CacheLedger;
 use super::partial::{PartialPack, PartialShape, punch_chunks};
 use super::source::{RangeSource, SourcePack};
+use crate::mutex::lock;
 use crate::store::catalog::{CatalogView, ForeignRow, PackOrigin};
-
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 #[derive(Debug, Default)]
 struct KnownPacks {
@@ -106,7 +103,7 @@ impl ForeignPacks {
             let bytes = sizes.get(&row.number).copied().unwrap_or_default();
             known.rows.insert(row.number, (row.clone(), bytes));
         }
-        let mut now = locked(&self.known);
+        let mut now = lock(&self.known);
         known.open = std::mem::take(&mut now.open);
         known.open.retain(|_, pack| pack.strong_count() > 0);
         *now = known;
@@ -114,21 +111,21 @@ impl ForeignPacks {
 
     /// The pack's name in its header, if another store wrote it.
     pub(in crate::store) fn origin(&self, number: u64) -> Option<PackOrigin> {
-        locked(&self.known).rows.get(&number).map(|(row, _)| row.origin)
+        lock(&self.known).rows.get(&number).map(|(row, _)| row.origin)
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        locked(&self.known).rows.is_empty()
+        lock(&self.known).rows.is_empty()
     }
 
     /// All of them, the latest first.
     pub(crate) fn numbers(&self) -> Vec<u64> {
-        locked(&self.known).rows.keys().rev().copied().collect()
+        lock(&self.known).rows.keys().rev().copied().collect()
     }
 
     /// What a number of another store means here.
     pub(crate) fn translate(&self, store: Uuid, number: u64) -> Option<u64> {
-        locked(&self.known).numbers.get(&PackOrigin { store, number }).copied()
+        lock(&self.known).numbers.get(&PackOrigin { store, number }).copied()
     }
 
     /// Opens the cache of a pack, or takes the one that is open. `file` opens the file of the cache of any
@@ -139,8 +136,8 @@ impl ForeignPacks {
         file: &dyn Fn(u64) -> io::Result<File>,
     ) -> io::Result<Arc<PartialPack>> {
         let gone = || io::Error::from(io::ErrorKind::NotFound);
-        let (row, bytes) = locked(&self.known).rows.get(&number).cloned().ok_or_else(gone)?;
-        let open = { locked(&self.known).open.get(&number).and_then(Weak::upgrade) };
+        let (row, bytes) = lock(&self.known).rows.get(&number).cloned().ok_or_else(gone)?;
+        let open = { lock(&self.known).open.get(&number).and_then(Weak::upgrade) };
         if let Some(open) = open {
             return Ok(open);
         }
@@ -149,7 +146,7 @@ impl ForeignPacks {
         let source = SourcePack { tier: row.tier, store, number: origin, upload: row.upload };
         let shape = PartialShape { number, source, bytes, footer_offset: row.footer_offset };
         let opened = PartialPack::new(shape, file(number)?, &self.fetching, &self.ledger)?;
-        locked(&self.known).open.insert(number, Arc::downgrade(&opened));
+        lock(&self.known).open.insert(number, Arc::downgrade(&opened));
         Ok(opened)
     }
 
@@ -163,7 +160,7 @@ impl ForeignPacks {
             if is_open || number == opening {
                 continue;
             }
-            let footer = locked(&self.known).rows.get(&number).map_or(0, |(row, _)| row.footer_offset);
+            let footer = lock(&self.known).rows.get(&number).map_or(0, |(row, _)| row.footer_offset);
             match file(number).and_then(|file| punch_chunks(&file, footer)) {
                 Ok(()) => {
                     let before = self.ledger.set(number, 0);

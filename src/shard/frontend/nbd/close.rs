@@ -8,6 +8,7 @@ use crate::ring::{OpKey, Operation};
 use crate::shard::frontend::nbd::closing::{Closing, Reason, Traffic};
 use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::frontend::nbd::hang_up::{HangUp, REST, Watch};
+use crate::shard::frontend::nbd::hold::SocketOwner;
 use crate::shard::frontend::nbd::linger::{Linger, RECENT};
 
 impl Connection {
@@ -69,9 +70,8 @@ impl Connection {
         self.forget_late_payload();
     }
 
-    /// As [`Connection::stop`], for a client that connects again as soon as it sees the end of the stream: it
-    /// is shown in any case. Kernels before 6.13 close a file of a ring only after all operations that began
-    /// before it was taken out, such as a receive of another connection that is idle.
+    /// As [`Connection::stop`], for a client that connects again as soon as it sees the end of the stream:
+    /// what it sends until then is thrown away, over a unix socket too, so that it sees no other error.
     pub(crate) fn stop_and_tell(&mut self, now: u64) {
         if self.closing == Closing::No {
             self.because(Reason::Grown).stop(now);
@@ -218,9 +218,11 @@ impl Connection {
         self.has_done_all() && !self.lingers()
     }
 
-    /// Whether it ends, and nothing of it is in flight.
+    /// Whether it ends, and nothing of it is in flight. A connection that was offered to another process
+    /// comes here again when it is settled.
     pub(crate) fn has_done_all(&self) -> bool {
         self.closing != Closing::No
+            && self.hold.owner != SocketOwner::Offered
             && self.ledger.working() == 0
             && self.operations == 0
             && self.outbound.is_empty()
@@ -245,6 +247,7 @@ impl Connection {
         let is_due = self.closing == Closing::Graceful && self.has_done_all();
         is_due.then(|| {
             self.linger = Linger::Discarding;
+            self.shut = Some(Shutdown::Write);
             let operation = Operation::Shutdown { socket: self.socket, how: Shutdown::Write };
             (operation, if briefly { RECENT } else { patience })
         })
@@ -271,6 +274,32 @@ impl Connection {
     /// Whether what comes is thrown away.
     pub(crate) fn discards(&self) -> bool {
         self.linger == Linger::Discarding && self.closing == Closing::Graceful
+    }
+
+    /// What tells the client of the end, before the socket is closed: once, and the same for every cause.
+    ///
+    /// Closing it is not enough. Kernels before 6.13 let go of a file of a ring only when all operations have
+    /// ended that began before it was taken out, such as the receive of another client, which may be idle for
+    /// days. What was sent before arrives all the same.
+    ///
+    /// Of TCP one direction is shut down, because that takes nothing back; a socket that another process has
+    /// is left as it is.
+    #[inline]
+    pub(crate) fn parting_shutdown(&mut self) -> Option<Operation> {
+        let how = match self.closing {
+            Closing::No => return None,
+            // What is in flight on it ends with that.
+            Closing::Abort => Shutdown::Both,
+            Closing::Graceful if !self.is_over() || canary!(EndUntold) => return None,
+            Closing::Graceful if self.over_tcp => Shutdown::Write,
+            Closing::Graceful => Shutdown::Both,
+        };
+        let is_done = self.shut == Some(Shutdown::Both) || self.shut == Some(how);
+        if is_done || self.hold.owner != SocketOwner::Shard {
+            return None;
+        }
+        self.shut = Some(how);
+        Some(Operation::Shutdown { socket: self.socket, how })
     }
 
     /// Whether the socket must stay open for the client's sake.

@@ -4,6 +4,7 @@
 //! Nothing here waits.
 
 use std::any::Any;
+use std::net::Shutdown;
 use std::rc::Rc;
 
 use crate::config::Limits;
@@ -112,6 +113,7 @@ pub(crate) struct Connection {
     /// The last receive emptied the socket.
     drained: bool,
     pub(crate) hang_up: HangUp,
+    pub(crate) over_tcp: bool,
     pub(crate) linger: Linger,
     /// Ends it; and whether it was cancelled.
     pub(crate) linger_timer: Option<OpKey>,
@@ -134,8 +136,8 @@ pub(crate) struct Connection {
     pub(crate) traffic: Traffic,
     /// Its number in the log.
     pub(crate) number: u64,
-    /// The socket was shut down, the receive cancelled: each is done once.
-    pub(crate) shut_down: bool,
+    /// How far the socket was shut down; the receive was cancelled, which is done once.
+    pub(crate) shut: Option<Shutdown>,
     pub(crate) cancelled: bool,
     pub(crate) listed: Listed,
     pub(crate) flushing: bool,
@@ -183,6 +185,7 @@ impl Connection {
             receive: None,
             drained: false,
             hang_up: HangUp::default(),
+            over_tcp: false,
             linger: Linger::default(),
             linger_timer: None,
             timer_cancelled: false,
@@ -196,7 +199,7 @@ impl Connection {
             reason: None,
             traffic: Traffic::default(),
             number: 0,
-            shut_down: false,
+            shut: None,
             cancelled: false,
             listed: Listed::No,
             flushing: false,

@@ -13,6 +13,7 @@ use std::os::fd::OwnedFd;
 use crate::ring::{Operation, Ring};
 use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::frontend::nbd::connection::Connection;
+use crate::shard::frontend::nbd::hold::SocketOwner;
 use crate::shard::frontend::nbd::linger::Linger;
 
 impl Connection {
@@ -84,14 +85,17 @@ impl Connection {
         bytes
     }
 
-    /// It stays, and goes on as before.
+    /// It stays, and goes on as before, or to its end.
     pub(crate) fn stay(&mut self) {
         (self.hold.is_held, self.hold.descriptor) = (false, None);
+        self.hold.owner = SocketOwner::Shard;
     }
 
-    /// It is gone: another process has it, so nothing is said on its socket. `now` is by the shard's clock.
+    /// It is gone: another process has it, or may have it, so nothing is said on its socket. `now` is by the
+    /// shard's clock.
     pub(crate) fn has_moved(&mut self, now: u64) {
         self.stay();
+        self.hold.owner = SocketOwner::Other;
         self.seal_no_more();
         self.linger = Linger::Never;
         self.because(Reason::Moved).stop(now);

@@ -6,7 +6,7 @@
 //! sends is thrown away until it closes its end as well, or its time is over. A client for which nothing was
 //! under way has [`RECENT`] for that; when its last reply is older, it is closed at once, so that nobody has
 //! to wait for a client that sleeps; with TLS it may miss the goodbye then. A unix socket loses nothing when
-//! it is closed.
+//! it is closed. Of either kind, it is shut down before (`Connection::parting_shutdown`).
 
 use std::time::Duration;
 
