@@ -110,8 +110,8 @@ impl Limits {
     /// What each of them gives at least: less would leave disks idle that one shard alone serves.
     const LEAST_DEVICE_DEPTH: usize = 16;
 
-    /// What each of so many shards gives one device, if all together are to give it `asked`; by default enough
-    /// for a disk.
+    /// What each of so many shards gives one device, if all together are to give it `asked`; by default
+    /// enough for a disk.
     pub fn device_depth(asked: Option<usize>, shards: usize) -> usize {
         let shards = shards.max(1);
         match asked {

@@ -39,8 +39,8 @@ pub(super) fn record<T: Counter>(histogram: &mut Histogram<T>, nanoseconds: u64,
     histogram.record_n(nanoseconds.min(LONGEST_NS), count).expect("it grows to the longest");
 }
 
-/// A command, and how long a rate had held its request back. One number, so that a request which nothing holds
-/// back pays nothing for the second where it is stored, moved or compared.
+/// A command, and how long a rate had held its request back. One number, so that a request which nothing
+/// holds back pays nothing for the second where it is stored, moved or compared.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct TimedCommand(NonZeroU64);
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::block::BlockError;
 use crate::nbd::meta_context::MetaContext;
 use crate::nbd::server::reply::{ReplyTo, status_length};
-use crate::nbd::server::request::{Command, Cookie, Request, parse_filter};
+use crate::nbd::server::request::{Command, Cookie, Refusal, Request, parse_filter};
 use crate::nbd::session::{ReplyMode, SelectedContext};
 use crate::ring::Lease;
 use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding, Receiving};
@@ -18,8 +18,8 @@ use crate::shard::request::{Action, AskedExtents, Map, ShardJob, Work};
 use crate::stats::{Operation, Timing};
 
 impl Connection {
-    /// Takes memory for a request; it is admitted at once, or when its payload is here. `LIMITED`: it may have
-    /// been held back.
+    /// Takes memory for a request; it is admitted at once, or when its payload is here. `LIMITED`: it may
+    /// have been held back.
     pub(crate) fn begin<const LIMITED: bool>(
         &mut self,
         request: Request,
@@ -202,6 +202,25 @@ impl Connection {
         match self.single_file(&work) {
             Some(file) => read_alone(id, file, work, feeding),
             None => feeding.jobs.push(ShardJob::Request(id, Rc::clone(&self.peer), work)),
+        }
+    }
+
+    #[cold]
+    pub(crate) fn refuse(&mut self, refusal: &Refusal, feeding: &mut Feeding<'_>) {
+        if !canary!(DiscardForgotten) {
+            self.inbound.expect_discard(refusal.discard);
+        }
+        let to = ReplyTo::refusal(refusal, self.session.reply_mode);
+        let stats = feeding.recorder.export(self.peer.export);
+        stats.refused += 1;
+        stats.discarded_bytes += refusal.discard;
+        stats.count_error(refusal.command, refusal.error);
+        let reply = Reply::error(to.error(refusal.error, refusal.reason, None));
+        let id = self.note(refusal.cookie, 0, None, feeding);
+        self.outbound.hold_back(reply, id);
+        self.has_refused |= self.refuses.is_some();
+        if refusal.discard == 0 || canary!(DiscardForgotten) {
+            self.let_go();
         }
     }
 

@@ -10,7 +10,7 @@ use crate::config::Limits;
 use crate::identity::PeerIdentity;
 use crate::nbd::server::inbound::{Inbound, Piece};
 use crate::nbd::server::reply::ReplyTo;
-use crate::nbd::server::request::{Command, Refusal, Rejected, Request, header_length};
+use crate::nbd::server::request::{Command, Rejected, Request, header_length};
 use crate::nbd::session::Session;
 use crate::ring::{Completion, FileIndex, Lease, OpKey, Operation, Owner, Ring};
 use crate::shard::admission::gate::{NumberedGate, SharedGate};
@@ -396,25 +396,6 @@ impl Connection {
                 self.because(Reason::Violation).end(Closing::Abort);
                 Some(Fed::Ended)
             }
-        }
-    }
-
-    #[cold]
-    pub(crate) fn refuse(&mut self, refusal: &Refusal, feeding: &mut Feeding<'_>) {
-        if !canary!(DiscardForgotten) {
-            self.inbound.expect_discard(refusal.discard);
-        }
-        let to = ReplyTo::refusal(refusal, self.session.reply_mode);
-        let stats = feeding.recorder.export(self.peer.export);
-        stats.refused += 1;
-        stats.discarded_bytes += refusal.discard;
-        stats.count_error(refusal.command, refusal.error);
-        let reply = Reply::error(to.error(refusal.error, refusal.reason, None));
-        let id = self.note(refusal.cookie, 0, None, feeding);
-        self.outbound.hold_back(reply, id);
-        self.has_refused |= self.refuses.is_some();
-        if refusal.discard == 0 || canary!(DiscardForgotten) {
-            self.let_go();
         }
     }
 
