@@ -100,7 +100,7 @@ fn run_worlds(run: fn(u64) -> Result<Report, String>) {
         }
     };
     let (mut answered, mut cuts, mut restarts, mut failed) = (0, 0, 0, Vec::new());
-    let (mut snapshots, mut growths) = (0, 0);
+    let (mut snapshots, mut growths, mut weighings) = (0, 0, 0);
     let mut outcomes: BTreeMap<&str, u64> = BTreeMap::new();
     for seed in seeds.clone() {
         match attempt_in(run, seed) {
@@ -110,6 +110,7 @@ fn run_worlds(run: fn(u64) -> Result<Report, String>) {
                 restarts += report.restarts;
                 snapshots += report.snapshots;
                 growths += report.growths;
+                weighings += report.weighings;
                 for (name, count) in report.outcomes {
                     *outcomes.entry(name).or_default() += count;
                 }
@@ -121,7 +122,8 @@ fn run_worlds(run: fn(u64) -> Result<Report, String>) {
         }
     }
     println!(
-        "{} worlds, {answered} answers, {cuts} power cuts under load, {restarts} restarts, {snapshots} snapshots, {growths} growths; \
+        "{} worlds, {answered} answers, {cuts} power cuts under load, {restarts} restarts, {snapshots} snapshots, {growths} growths, \
+         {weighings} changes of weights; \
          operations: {outcomes:?}",
         seeds.count()
     );

@@ -22,6 +22,8 @@ mod handover_images;
 #[cfg(target_arch = "x86_64")]
 #[path = "startup/handover_killed.rs"]
 mod handover_killed;
+#[path = "startup/handover_pushing.rs"]
+mod handover_pushing;
 #[path = "startup/handover_versions.rs"]
 mod handover_versions;
 #[path = "startup/lifecycle.rs"]

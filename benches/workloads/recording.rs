@@ -16,8 +16,7 @@ fn recording(name: &'static str, histograms: bool) -> Workload {
             let completed = submitted + 5_000 + index * 7_919;
             let operation = if index % 3 == 0 { Operation::Write } else { Operation::Read };
             let timing = Timing {
-                operation,
-                throttled_us: 0,
+                command: operation.into(),
                 arrived,
                 submitted,
                 completed,
@@ -29,11 +28,11 @@ fn recording(name: &'static str, histograms: bool) -> Workload {
         .collect();
     Workload::new(name, move || {
         for (timing, sent) in black_box(&timings) {
-            export.count_bytes(timing.operation, timing.length);
+            export.count_bytes(timing.operation(), timing.length);
             if histograms {
                 export.record(timing, *sent, 1);
             } else {
-                export.count_request(timing.operation);
+                export.count_request(timing.operation());
             }
         }
     })

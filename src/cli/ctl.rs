@@ -56,7 +56,7 @@ pub(crate) struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum CtlCommand {
-    /// List the exports: size, access, connections, state, source
+    /// List the exports: size, access, connections, state, weight, limits, source
     List(Form),
     /// Add, change and remove exports
     #[command(subcommand)]

@@ -142,6 +142,10 @@ pub(crate) struct Args {
     /// Connections at the same time; further clients wait [default: 16384]
     #[arg(long, value_name = "N", help_heading = "Resources")]
     pub max_connections: Option<usize>,
+    /// Requests that a device is given at the same time once there are weights, divided among the shards
+    /// [default: 64, and no fewer than 16 for each shard]
+    #[arg(long, value_name = "N", help_heading = "Resources")]
+    pub device_depth: Option<usize>,
     /// How long a client may take to choose an export [default: 10s]
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, help_heading = "Resources")]
     pub handshake_timeout: Option<Duration>,
@@ -335,6 +339,7 @@ fn settings(args: Args) -> Result<ServeSettings, String> {
         pidfile: args.pidfile,
         read_only: args.read_only.then_some(true),
         max_connections: args.max_connections,
+        device_depth: args.device_depth,
         handshake_timeout: args.handshake_timeout,
         shutdown: args.shutdown,
         log_format: args.log_format,
@@ -483,6 +488,8 @@ mod tests {
             "--read-only",
             "--max-connections",
             "9",
+            "--device-depth",
+            "128",
             "--handshake-timeout",
             "3s",
             "--shutdown",
@@ -507,6 +514,7 @@ mod tests {
         assert_eq!(settings.memory, Some(1 << 30));
         assert_eq!(settings.max_request, Some(16 << 20));
         assert_eq!(settings.busy_poll, Some(Duration::from_micros(50)));
+        assert_eq!(settings.device_depth, Some(128));
         assert_eq!(settings.read_only, Some(true));
         assert_eq!(settings.log_format, Some(LogFormat::Json));
         assert_eq!(settings.shutdown, Some(Shutdown::Errors));

@@ -54,6 +54,8 @@ pub enum ConfigError {
         /// What all shards need together.
         minimum: Size,
     },
+    #[error("a device that is given nothing answers nobody: give --device-depth at least 1")]
+    NoDepth,
     #[error("a server without connections serves nobody: give --max-connections at least 1")]
     NoConnections,
     #[error("no client can finish a handshake in no time: give --handshake-timeout at least 1ms")]

@@ -110,10 +110,14 @@ impl Limits {
     /// What each of them gives at least: less would leave disks idle that one shard alone serves.
     const LEAST_DEVICE_DEPTH: usize = 16;
 
-    /// What each of so many shards gives one device.
-    pub const fn device_depth(shards: usize) -> usize {
-        let even = Self::DEVICE_DEPTH / if shards == 0 { 1 } else { shards };
-        if even < Self::LEAST_DEVICE_DEPTH { Self::LEAST_DEVICE_DEPTH } else { even }
+    /// What each of so many shards gives one device, if all together are to give it `asked`; by default
+    /// enough for a disk.
+    pub fn device_depth(asked: Option<usize>, shards: usize) -> usize {
+        let shards = shards.max(1);
+        match asked {
+            Some(asked) => (asked / shards).max(1),
+            None => (Self::DEVICE_DEPTH / shards).max(Self::LEAST_DEVICE_DEPTH),
+        }
     }
 
     /// The defaults.

@@ -97,7 +97,7 @@ impl Config {
 
     /// Fits settings to the machine and fills in what was not said.
     pub fn resolve(settings: Settings, machine: &Machine) -> Result<Self, ConfigError> {
-        let (mut warnings, mut notes) = (Vec::new(), Vec::new());
+        let (mut warnings, mut notes, mut limits) = (Vec::new(), Vec::new(), said_limits(&settings)?);
         let defaults =
             ExportDefaults { rights: settings.rights, read_only: settings.read_only.unwrap_or(false) };
         let mut exports = or_example(settings.exports);
@@ -110,7 +110,7 @@ impl Config {
         exports.iter_mut().for_each(|export| *export = defaults.in_force(export));
         let cpus = settings.cpus.as_ref().map(|cpus| cpus.as_slice());
         let shards = place_shards(settings.shards, cpus, machine)?;
-        let mut limits = Limits { device_depth: Limits::device_depth(shards.len()), ..Limits::default() };
+        limits.device_depth = Limits::device_depth(settings.device_depth, shards.len());
         memory::divide(settings.memory, shards.len(), &mut limits)?;
         if tls.is_some() {
             limits.partial_records = limits.memory_per_shard / Limits::PARTIAL_RECORDS_PART;
@@ -119,13 +119,6 @@ impl Config {
         check_memory(buffers, machine.memory)?;
         warnings.extend(told_of_sharing(settings.shards, &shards));
         limits.longest_request = memory::longest_request(settings.max_request, shards.len(), &limits)?;
-        limits.pinned = settings.pinned.unwrap_or_default();
-        limits.shutdown = settings.shutdown.unwrap_or_default();
-        match settings.handshake_timeout {
-            Some(Duration::ZERO) => return Err(ConfigError::NoTime),
-            Some(timeout) => limits.handshake_timeout = timeout,
-            None => {}
-        }
         let served_files = exports.iter().map(|export| export.uri.files()).sum();
         let files = files_for_clients(
             machine,
@@ -166,6 +159,23 @@ impl Config {
             notes,
         })
     }
+}
+
+/// Limits that depend on nothing but the settings.
+fn said_limits(settings: &Settings) -> Result<Limits, ConfigError> {
+    if settings.device_depth == Some(0) {
+        return Err(ConfigError::NoDepth);
+    }
+    if settings.handshake_timeout == Some(Duration::ZERO) {
+        return Err(ConfigError::NoTime);
+    }
+    let defaults = Limits::default();
+    Ok(Limits {
+        pinned: settings.pinned.unwrap_or_default(),
+        shutdown: settings.shutdown.unwrap_or_default(),
+        handshake_timeout: settings.handshake_timeout.unwrap_or(defaults.handshake_timeout),
+        ..defaults
+    })
 }
 
 /// Connections and handshakes, as many as there are descriptors for. What does not fit is a warning if it was
@@ -379,6 +389,18 @@ mod tests {
         assert_eq!((config.limits.connections, config.warnings.len()), (5, 0));
         assert_eq!(connections(None, 64).unwrap_err(), ConfigError::OpenFiles(64));
         assert_eq!(connections(Some(0), 1024).unwrap_err(), ConfigError::NoConnections);
+    }
+
+    #[test]
+    fn shards_share_the_depth_of_a_device() {
+        let depth = |device_depth, shards| {
+            let settings = Settings { device_depth, shards: Some(shards), ..Settings::default() };
+            resolve(settings).map(|config| config.limits.device_depth)
+        };
+        assert_eq!([1, 2].map(|shards| depth(None, shards).unwrap()), [64, 32]);
+        assert_eq!([1, 2].map(|shards| depth(Some(1000), shards).unwrap()), [1000, 500]);
+        assert_eq!((depth(Some(1), 2).unwrap(), depth(None, 8).unwrap()), (1, 16), "each has some");
+        assert_eq!(depth(Some(0), 1).unwrap_err(), ConfigError::NoDepth);
     }
 
     #[test]

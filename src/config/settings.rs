@@ -62,6 +62,8 @@ pub struct Settings {
     pub read_only: Option<bool>,
     /// Connections of the whole server.
     pub max_connections: Option<usize>,
+    /// Requests that one device is given at the same time by all shards, once there are weights.
+    pub device_depth: Option<usize>,
     pub handshake_timeout: Option<Duration>,
     /// How requests are treated that had not begun at shutdown.
     pub shutdown: Option<Shutdown>,
@@ -121,6 +123,7 @@ impl Settings {
             pidfile: self.pidfile.or(below.pidfile),
             read_only: self.read_only.or(below.read_only),
             max_connections: self.max_connections.or(below.max_connections),
+            device_depth: self.device_depth.or(below.device_depth),
             handshake_timeout: self.handshake_timeout.or(below.handshake_timeout),
             shutdown: self.shutdown.or(below.shutdown),
             log_format: self.log_format.or(below.log_format),
@@ -205,6 +208,7 @@ impl Settings {
             pidfile: server.pidfile,
             read_only: server.read_only,
             max_connections: server.max_connections,
+            device_depth: server.device_depth,
             handshake_timeout: server.handshake_timeout.map(|duration| duration.0),
             shutdown: server.shutdown,
             log_format: server.log_format,
@@ -259,6 +263,7 @@ struct ServerTable {
     pidfile: Option<PathBuf>,
     read_only: Option<bool>,
     max_connections: Option<usize>,
+    device_depth: Option<usize>,
     handshake_timeout: Option<Time>,
     shutdown: Option<Shutdown>,
     log_format: Option<LogFormat>,

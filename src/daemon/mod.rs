@@ -160,6 +160,9 @@ impl<'a, R: FnMut(Ready<'_>)> Daemon<'a, R> {
             return Ok(());
         }
         wanted.shows_errors = self.shows_errors();
+        if self.predecessor.is_some() && self.config.user.is_some() {
+            wanted = wanted.with_sockets(self.config);
+        }
         let (socket, commands) = broker::start(&wanted)?;
         (self.broker_socket, self.commands) = (Some(socket), commands);
         Ok(())
@@ -280,6 +283,7 @@ impl<R: FnMut(Ready<'_>)> Host for Daemon<'_, R> {
     }
 
     fn taken_over(&mut self, ready: Ready<'_>) {
+        self.broker.iter().for_each(|broker| broker.settled());
         let Some(announcement) = self.announcement.take() else { return };
         if let Err(error) = self.announce(ready, announcement) {
             // The clients are here, whatever else does not come about.

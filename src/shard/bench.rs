@@ -23,11 +23,10 @@ use crate::shard::request::serve::work;
 use crate::shard::request::table::{Record, RequestId, RequestTable};
 use crate::shard::turn::run::Worker;
 use crate::shard::turn::shard::Shard;
-use crate::stats::{Operation, Timing};
+use crate::stats::{Operation, TimedCommand, Timing};
 
 const TIMING: Timing = Timing {
-    operation: Operation::Read,
-    throttled_us: 0,
+    command: TimedCommand::new(Operation::Read, 0),
     arrived: 1,
     submitted: 2,
     completed: 3,

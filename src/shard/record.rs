@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use crate::identity::PeerIdentity;
 use crate::ring::Ring;
-use crate::stats::{ExportGauges, ExportInterval, Interval, Operation, SlowRequest, Timing, TlsCounts};
+use crate::stats::{
+    ExportGauges, ExportInterval, Interval, Operation, SlowRequest, TimedCommand, Timing, TlsCounts,
+};
 
 /// Slow requests that are told apart between two questions of the control plane, which logs them; more are
 /// only counted, so that a disk that stalls fills no disk.
@@ -71,18 +73,19 @@ impl Recorder {
         &mut self.interval.tls
     }
 
-    /// A request for `length` bytes at `offset` goes to its device.
+    /// A request for `length` bytes at `offset` goes to its device; a rate had held it back for so long.
     #[inline(always)]
     pub(super) fn admitted(
         &mut self,
         export: usize,
         operation: Operation,
         (offset, length): (u64, u64),
-        (arrived, throttled_us): (u64, u32),
+        (arrived, held_ns): (u64, u64),
     ) -> Timing {
         self.interval.exports[export].count_bytes(operation, length);
         self.gauges[export].in_flight += 1;
-        Timing { operation, throttled_us, arrived, submitted: 0, completed: 0, offset, length }
+        let command = TimedCommand::new(operation, held_ns);
+        Timing { command, arrived, submitted: 0, completed: 0, offset, length }
     }
 
     /// A request that was to be answered without its backend, and is counted, goes there after all.
@@ -131,7 +134,7 @@ impl Recorder {
     /// A reply is out.
     pub(super) fn sent(&mut self, export: usize, timing: &Timing, peer: &PeerIdentity) {
         if !self.on {
-            self.interval.exports[export].count_request(timing.operation);
+            self.interval.exports[export].count_request(timing.operation());
             return;
         }
         match &mut self.pending_batch {
@@ -187,9 +190,8 @@ mod tests {
         let (ring, _pool) = Ring::new(&RingOptions::small()).unwrap();
         let mut recorder = Recorder::new(ring, true, None);
         recorder.connected(1);
-        let timing = |operation, arrived| Timing {
-            operation,
-            throttled_us: 0,
+        let timing = |operation: Operation, arrived| Timing {
+            command: operation.into(),
             arrived,
             submitted: arrived + 10,
             completed: arrived + 30,

@@ -270,8 +270,7 @@ mod tests {
         let mut interval = Interval::new(3);
         for arrived in 0..requests {
             let timing = Timing {
-                operation,
-                throttled_us: 0,
+                command: operation.into(),
                 arrived,
                 submitted: arrived + 1_000,
                 completed: arrived + 1_000 + backend_ns,

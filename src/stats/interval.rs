@@ -1,5 +1,7 @@
 //! What one shard recorded since it was last asked.
 
+use std::num::NonZeroU64;
+
 use hdrhistogram::{Counter, Histogram};
 
 use super::{ErrorCounts, Phase, TlsCounts};
@@ -37,13 +39,66 @@ pub(super) fn record<T: Counter>(histogram: &mut Histogram<T>, nanoseconds: u64,
     histogram.record_n(nanoseconds.min(LONGEST_NS), count).expect("it grows to the longest");
 }
 
+/// A command, and how long a rate had held its request back. One number, so that a request which nothing
+/// holds back pays nothing for the second where it is stored, moved or compared.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct TimedCommand(NonZeroU64);
+
+/// Marks the number, which so is never 0. The kind is below it, and nanoseconds from bit [`HELD_BITS`] on.
+const MARK: u64 = 0x80;
+const HELD_BITS: u32 = 8;
+
+impl TimedCommand {
+    /// `held_ns`: how long a rate had held it back, in nanoseconds; more than two years count as two years.
+    #[inline(always)]
+    pub const fn new(kind: CommandKind, held_ns: u64) -> Self {
+        const MOST: u64 = u64::MAX >> HELD_BITS;
+        let held_ns = if held_ns > MOST { MOST } else { held_ns };
+        Self(NonZeroU64::new(held_ns << HELD_BITS | MARK | kind as u64).expect("it is marked"))
+    }
+
+    #[inline(always)]
+    fn kind(self) -> CommandKind {
+        match (self.0.get() as u8) & !(MARK as u8) {
+            0 => CommandKind::Read,
+            1 => CommandKind::Write,
+            2 => CommandKind::Flush,
+            3 => CommandKind::Trim,
+            4 => CommandKind::Cache,
+            5 => CommandKind::WriteZeroes,
+            _ => CommandKind::BlockStatus,
+        }
+    }
+
+    #[inline(always)]
+    fn is(self, kind: CommandKind) -> bool {
+        self.0.get() as u8 == MARK as u8 | kind as u8
+    }
+
+    fn held_ns(self) -> u64 {
+        self.0.get() >> HELD_BITS
+    }
+}
+
+impl std::fmt::Debug for TimedCommand {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("TimedCommand").field(&self.kind()).field(&self.held_ns()).finish()
+    }
+}
+
+impl From<CommandKind> for TimedCommand {
+    /// One that nothing held back.
+    #[inline(always)]
+    fn from(kind: CommandKind) -> Self {
+        Self::new(kind, 0)
+    }
+}
+
 /// The moments of a request, in nanoseconds of its shard's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
-    pub operation: CommandKind,
-    /// How long a rate had held it back before that, in microseconds.
-    pub throttled_us: u32,
-    /// Its last byte was received.
+    pub command: TimedCommand,
+    /// Its last byte was received, and no rate held it back any more.
     pub arrived: u64,
     /// It was handed to the backend.
     pub submitted: u64,
@@ -56,18 +111,27 @@ pub struct Timing {
 }
 
 impl Timing {
-    /// True if both are the same command with the same moments.
+    /// True if both are the same command with the same moments, and were held back for as long.
     pub fn is_alike(&self, other: &Self) -> bool {
-        let key = |timing: &Self| {
-            let what = (timing.operation, timing.throttled_us);
-            (what, timing.arrived, timing.submitted, timing.completed)
-        };
+        let key = |timing: &Self| (timing.command, timing.arrived, timing.submitted, timing.completed);
         key(self) == key(other)
+    }
+
+    /// The command.
+    #[inline(always)]
+    pub fn operation(&self) -> CommandKind {
+        self.command.kind()
+    }
+
+    /// Whether it is this command.
+    #[inline(always)]
+    pub fn is(&self, operation: CommandKind) -> bool {
+        self.command.is(operation)
     }
 
     /// How long a rate had held it back, in nanoseconds.
     pub fn throttled(&self) -> u64 {
-        u64::from(self.throttled_us) * 1000
+        self.command.held_ns()
     }
 }
 
@@ -208,8 +272,8 @@ impl ExportInterval {
 
     /// Counts `requests` requests with the same moments whose replies were sent at `sent`.
     pub fn record(&mut self, timing: &Timing, sent: u64, requests: u32) {
-        let Timing { operation, arrived, submitted, completed, .. } = *timing;
-        let command = self.command(operation);
+        let Timing { arrived, submitted, completed, .. } = *timing;
+        let command = self.command(timing.operation());
         command.requests += u64::from(requests);
         let held_back = timing.throttled();
         let came = arrived.saturating_sub(held_back);
@@ -238,5 +302,39 @@ impl ExportInterval {
 impl Default for CommandInterval {
     fn default() -> Self {
         Self { requests: 0, bytes: 0, phases: [empty_and_small(), empty(), empty(), empty(), empty()] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_and_how_long_it_was_held_back_are_one_number() {
+        let longest = u64::MAX >> HELD_BITS;
+        for kind in CommandKind::ALL {
+            for held_ns in [0, 1, 999, 10_000_000_000, longest, u64::MAX] {
+                let command = TimedCommand::new(kind, held_ns);
+                assert_eq!((command.kind(), command.held_ns()), (kind, held_ns.min(longest)));
+                assert!(CommandKind::ALL.into_iter().all(|other| command.is(other) == (other == kind)));
+            }
+        }
+        // No other field, and none for its absence: it is moved with each request.
+        assert_eq!([size_of::<Timing>(), size_of::<Option<Timing>>()], [48, 48]);
+    }
+
+    #[test]
+    fn who_was_held_back_is_not_like_who_was_not() {
+        let timing = |held_ns| Timing {
+            command: TimedCommand::new(CommandKind::Read, held_ns),
+            arrived: 1,
+            submitted: 2,
+            completed: 3,
+            offset: 0,
+            length: 512,
+        };
+        assert!(timing(0).is_alike(&Timing { offset: 512, ..timing(0) }));
+        assert!(!timing(0).is_alike(&timing(1)) && timing(7).is_alike(&timing(7)));
+        assert!(!timing(0).is_alike(&Timing { command: CommandKind::Write.into(), ..timing(0) }));
     }
 }

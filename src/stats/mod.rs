@@ -27,6 +27,7 @@ pub(crate) use errors::ErrorCounts;
 pub use heat::{HEAT_ROWS, add_heat, heat_row_start_ns};
 pub(crate) use history::{Class, ClassSummary, History, Summary};
 pub(crate) use ingested::PackStats;
+pub(crate) use interval::TimedCommand;
 pub(crate) use interval::{ConnectionInfo, ExportGauges, Gauges, Interval, SlowRequest};
 pub use interval::{ExportInterval, Timing};
 pub use percentiles::Percentiles;

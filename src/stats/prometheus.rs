@@ -471,8 +471,7 @@ mod tests {
         let mut interval = Interval::new(1);
         for latency in [4_000, 40_000, 400_000, 20_000_000_000_u64] {
             let timing = Timing {
-                operation: CommandKind::WriteZeroes,
-                throttled_us: 0,
+                command: CommandKind::WriteZeroes.into(),
                 arrived: 0,
                 submitted: 0,
                 completed: latency,

@@ -160,8 +160,7 @@ mod tests {
         };
         let mut record = |latency: u64| {
             let timing = Timing {
-                operation: CommandKind::Read,
-                throttled_us: 0,
+                command: CommandKind::Read.into(),
                 arrived: 0,
                 submitted: 0,
                 completed: latency,
@@ -192,8 +191,7 @@ mod tests {
                 let arrived = request * 1000;
                 let (submitted, completed) = (arrived + 1_000, arrived + 5_001_000);
                 let timing = Timing {
-                    operation: CommandKind::Read,
-                    throttled_us: 0,
+                    command: CommandKind::Read.into(),
                     arrived,
                     submitted,
                     completed,

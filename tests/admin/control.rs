@@ -79,8 +79,11 @@ fn exports_are_listed() {
     let shown = subject.ctl(&["list"]);
     assert_eq!(shown.status.code(), Some(0), "{shown}");
     let lines: Vec<Vec<&str>> = shown.stdout.lines().map(|line| line.split_whitespace().collect()).collect();
-    assert_eq!(lines[0], ["EXPORT", "ID", "SIZE", "ACCESS", "CONNECTIONS", "STATE", "SOURCE"]);
-    assert_eq!(lines[2], ["c", "1.0", "1", "GiB", "read-write", "0", "serving", "null:1G"]);
+    assert_eq!(
+        lines[0],
+        ["EXPORT", "ID", "SIZE", "ACCESS", "CONNECTIONS", "STATE", "WEIGHT", "LIMITS", "SOURCE"]
+    );
+    assert_eq!(lines[2], ["c", "1.0", "1", "GiB", "read-write", "0", "serving", "-", "-", "null:1G"]);
     let shown = subject.ctl(&["list", "--json"]);
     let shown: Value = serde_json::from_str(&shown.stdout).unwrap_or_else(|error| panic!("{error}: {shown}"));
     assert_eq!(export(&shown, "c"), expected);

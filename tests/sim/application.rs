@@ -10,6 +10,7 @@ use ringnbd::device::{
 use ringnbd::internal::ring::sim::{Faults, Random, World};
 
 use super::plan::{Plan, Restart};
+use super::run::weighing::WeightPlan;
 use super::run::{self, Report};
 
 /// How an export of an application behaves.
@@ -41,7 +42,7 @@ pub(crate) fn worlds(seed: u64) -> Result<Report, String> {
         }
     }
     plan.restarts = Restart::some(seed ^ 0xa99);
-    run::run_plan(random, world, faults, plan)
+    run::run_plan(random, world, faults, WeightPlan::added_to(WeightPlan::some(seed), plan))
 }
 
 /// What the application knows of one export, on all shards.

@@ -12,6 +12,7 @@ use ringnbd::internal::store::Geometry;
 use super::media::Medium;
 use super::pinned::{crowd, small_memory};
 use super::plan::{Disk, Interruption, Plan, Restart};
+use super::run::weighing::WeightPlan;
 use super::run::{self, Report};
 
 /// Bytes by which a disk can grow.
@@ -81,7 +82,7 @@ pub(crate) fn worlds(seed: u64) -> Result<Report, String> {
     plan.growths = Random::new(mixed(seed ^ 0x6707)).pick(&[0.0, 0.0, 0.001, 0.01]);
     Arc::make_mut(&mut plan.limits).seal_timeout = random_timeout(&mut random);
     avoid_gaps(&mut plan, &faults);
-    run::run_plan(random, world, faults, plan)
+    run::run_plan(random, world, faults, WeightPlan::added_to(WeightPlan::some(seed), plan))
 }
 
 fn random_timeout(random: &mut Random) -> Duration {

@@ -92,6 +92,7 @@ impl Scene {
             power_cut_at: None,
             shutdown_at: None,
             restarts: Vec::new(),
+            weights: None,
         };
         let mut files = Vec::new();
         let export = |disk: &Disk| {
@@ -202,6 +203,7 @@ impl Scene {
                 restarts: 0,
                 snapshots: 0,
                 growths: 0,
+                weighings: 0,
             }),
             sleeps => Err(format!("the shard slept in the kernel {sleeps} times")),
         }

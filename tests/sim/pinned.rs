@@ -42,6 +42,7 @@ pub(crate) fn crowd(clients: usize, limits: Limits) -> Plan {
         power_cut_at: None,
         shutdown_at: None,
         restarts: Vec::new(),
+        weights: None,
     }
 }
 

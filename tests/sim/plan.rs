@@ -16,6 +16,7 @@ use super::application::Manner;
 use super::image::Shape;
 use super::oracle::fill;
 use super::request::Setting;
+use super::run::weighing::WeightPlan;
 use super::wire::Form;
 
 pub(crate) struct Plan {
@@ -52,6 +53,8 @@ pub(crate) struct Plan {
     pub(crate) shutdown_at: Option<u64>,
     /// Before that: how earlier servers end, one after the other.
     pub(crate) restarts: Vec<Restart>,
+    /// Weights that change.
+    pub(crate) weights: Option<WeightPlan>,
 }
 
 /// A server ends at once, under load, and another one opens what is left.
@@ -124,6 +127,7 @@ impl Plan {
             power_cut_at,
             shutdown_at,
             restarts: Vec::new(),
+            weights: None,
         }
     }
 

@@ -337,6 +337,7 @@ impl RemoteWorld {
             restarts: self.crashes,
             snapshots: 0,
             growths: 0,
+            weighings: 0,
         })
     }
 

@@ -17,6 +17,7 @@ use super::oracle::{Oracle, WriteId};
 use super::plan::{self, Interruption, Plan, Restart};
 use super::request::Setting;
 use super::secure;
+use weighing::WeightPlan;
 
 /// What a run that went well tells.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,8 @@ pub(crate) struct Report {
     pub(crate) snapshots: u64,
     /// How often an image became larger under its clients.
     pub(crate) growths: u64,
+    /// How often a weight changed.
+    pub(crate) weighings: u64,
 }
 
 /// A connection whose client has left while the shard may still work for it.
@@ -69,6 +72,7 @@ struct Simulation {
     lives: Vec<Life>,
     snapshots: snapshot::Snapshots,
     growths: growing::Growths,
+    weighing: weighing::Weighing,
     _entered: Entered,
 }
 
@@ -112,6 +116,8 @@ mod growing;
 mod restart;
 #[path = "snapshot.rs"]
 mod snapshot;
+#[path = "weighing.rs"]
+pub(crate) mod weighing;
 
 /// More steps than any run that ends.
 const MOST_STEPS: u64 = 5_000_000;
@@ -122,6 +128,7 @@ pub(crate) fn run(seed: u64) -> Result<Report, String> {
     let faults = if random.chance(0.15) { Faults::none() } else { Faults::any(&mut random) };
     let world = World::new(random.number(), faults.clone());
     let plan = Plan { restarts: Restart::some(seed), ..Plan::random(&mut random) };
+    let plan = WeightPlan::added_to(WeightPlan::some(seed), plan);
     run_plan(random, world, faults, plan)
 }
 
@@ -149,6 +156,7 @@ pub(crate) fn run_plan(random: Random, world: World, faults: Faults, plan: Plan)
         restarts: simulation.restarts,
         snapshots: simulation.snapshots.taken,
         growths: simulation.growths.done,
+        weighings: simulation.weighing.changes,
     })
 }
 
@@ -161,7 +169,7 @@ impl Simulation {
             media.push(media::lay_out(disk, content, &world, &mut random));
             oracles.push(Oracle::new(disk.grain as usize, &values));
         }
-        let sessions_left = plan.sessions;
+        let (sessions_left, weighing) = (plan.sessions, weighing::Weighing::new(&plan));
         let mut simulation = Self {
             world,
             random,
@@ -184,6 +192,7 @@ impl Simulation {
             lives: Vec::new(),
             snapshots: snapshot::Snapshots::default(),
             growths: growing::Growths::default(),
+            weighing,
             _entered: entered,
         };
         simulation.start_server();
@@ -207,6 +216,7 @@ impl Simulation {
             self.begin_snapshot();
             self.replace_layers();
             self.begin_growth();
+            self.weigh();
             self.go_on_with_snapshots()?;
             self.go_on_with_growths()?;
             while self.clients.len() < self.plan.clients && self.sessions_left > 0 && !self.shutting_down {
@@ -404,6 +414,7 @@ impl Simulation {
         setting.generation = self.lives[setting.export].generation;
         let (socket, token) = self.world.socket(self.plan.socket_bytes, setting.over_tcp);
         let mut negotiated = plan::negotiated(token, &setting, &self.exports);
+        negotiated.limits = Arc::clone(&self.weighing.limits[setting.export]);
         let shard = setting.shard;
         let mut context = context!(self, setting.export, setting.generation);
         let mut client = Client::new(socket, setting, &mut context);

@@ -8,6 +8,7 @@ use ringnbd::internal::shard::Secured;
 use ringnbd::internal::tls::{Alert, CipherSuite, Opened, TlsSession};
 
 use super::plan::{Plan, Restart};
+use super::run::weighing::WeightPlan;
 use super::run::{self, Report};
 use super::wire::Stream;
 
@@ -141,5 +142,5 @@ pub(crate) fn worlds(seed: u64) -> Result<Report, String> {
     let limits = Arc::make_mut(&mut plan.limits);
     limits.partial_records = 1 << 20;
     limits.memory_per_shard += limits.partial_records;
-    run::run_plan(random, world, faults, plan)
+    run::run_plan(random, world, faults, WeightPlan::added_to(WeightPlan::some(seed), plan))
 }

@@ -5,11 +5,12 @@
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -185,23 +186,58 @@ fn end(line: Line) {
     line.stop_by(Signal::INT);
 }
 
+/// A unix socket in a directory whose clients reach a TCP address.
+fn relay_to(address: SocketAddr, directory: &Path) -> PathBuf {
+    let path = directory.join("relay.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (client, server) = (client.unwrap(), TcpStream::connect(address).unwrap());
+            server.set_nodelay(true).unwrap();
+            let (mut from_client, mut to_client) = (client.try_clone().unwrap(), client);
+            let (mut from_server, mut to_server) = (server.try_clone().unwrap(), server);
+            std::thread::spawn(move || {
+                let _gone = std::io::copy(&mut from_client, &mut to_server);
+                let _gone = to_server.shutdown(Shutdown::Write);
+            });
+            std::thread::spawn(move || {
+                let _gone = std::io::copy(&mut from_server, &mut to_client);
+                let _gone = to_client.shutdown(Shutdown::Write);
+            });
+        }
+    });
+    path
+}
+
 #[test]
 fn clients_do_not_notice_a_restart() {
     let files = tempfile::tempdir().unwrap();
     crate::support::tls::write_files(files.path());
     let tls = ["--tls", files.path().to_str().unwrap(), "--tls-mode", "selective"];
     let (manager, mut line, _images) = service(&tls);
-    let tunnel = crate::support::tls::tunnel(&line.path("nbd.sock"), files.path());
-    let secure = || negotiated(Connection::over_unix(UnixStream::connect(&tunnel).unwrap()), "");
-    let mut clients =
-        [line.over_unix(""), line.over_tcp(""), line.over_unix(""), line.over_tcp(""), secure(), secure()];
-    const PLACES: [(u64, usize); 6] = [
+    let over_unix = crate::support::tls::tunnel(&line.path("nbd.sock"), files.path());
+    let relay = relay_to(line.tcp_address(), files.path());
+    let over_tcp = crate::support::tls::tunnel(&relay, files.path());
+    let secure = |tunnel: &Path| negotiated(Connection::over_unix(UnixStream::connect(tunnel).unwrap()), "");
+    let mut clients = [
+        line.over_unix(""),
+        line.over_tcp(""),
+        line.over_unix(""),
+        line.over_tcp(""),
+        secure(&over_unix),
+        secure(&over_unix),
+        secure(&over_tcp),
+        secure(&over_tcp),
+    ];
+    const PLACES: [(u64, usize); 8] = [
         (0, 16 << 10),
         (32 << 20, 16 << 10),
         (64 << 20, 32 << 20),
         (128 << 20, 32 << 20),
         (192 << 20, 16 << 10),
         (208 << 20, 8 << 20),
+        (224 << 20, 16 << 10),
+        (240 << 20, 8 << 20),
     ];
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -214,7 +250,7 @@ fn clients_do_not_notice_a_restart() {
             .collect();
         // The last two follow each other without a pause.
         for _ in 0..6 {
-            assert_eq!(manager.restart(&mut line), (6, 6));
+            assert_eq!(manager.restart(&mut line), (8, 8));
             assert!(!verifiers.iter().any(std::thread::ScopedJoinHandle::is_finished));
         }
         is_over.store(true, Ordering::Relaxed);

@@ -38,6 +38,7 @@ enum Change {
     Remove,
     Resize,
     Limit,
+    Weigh,
     Snapshot,
     Checkpoint,
     Reload,
@@ -45,7 +46,7 @@ enum Change {
 }
 
 /// Each in a round, in another order.
-const ROUND: [Change; 11] = [
+const ROUND: [Change; 12] = [
     Change::Nothing,
     Change::Add,
     Change::Add,
@@ -53,6 +54,7 @@ const ROUND: [Change; 11] = [
     Change::Resize,
     Change::Resize,
     Change::Limit,
+    Change::Weigh,
     Change::Snapshot,
     Change::Checkpoint,
     Change::Reload,
@@ -203,6 +205,7 @@ impl Fleet {
             Change::Remove => self.remove(),
             Change::Resize => self.resize(),
             Change::Limit => self.limit(),
+            Change::Weigh => self.weigh(),
             Change::Snapshot => self.snapshot("snapshot"),
             Change::Checkpoint => self.snapshot("checkpoint"),
             Change::Reload => self.reload(),
@@ -262,6 +265,14 @@ impl Fleet {
             1 => self.ctl(&["limit", name, "--set", "iops=3000", "--set", "write_bytes=200M"]),
             _ => self.ctl(&["limit", name, "--set", "bytes=300M"]),
         };
+    }
+
+    fn weigh(&mut self) {
+        let name = ["raw", "secure", "over"][self.random.below(3) as usize];
+        let weight = ["off", "1", "3", "1000"][self.random.below(4) as usize];
+        let told = self.ctl(&["limit", name, "--weight", weight, "--json"]).stdout;
+        let told: serde_json::Value = serde_json::from_slice(&told).unwrap();
+        assert_eq!(told["weight"].as_u64(), weight.parse().ok(), "{told}");
     }
 
     fn snapshot(&mut self, how: &str) {
@@ -372,7 +383,7 @@ fn live(
 fn nothing_is_kept(fleet: &mut Fleet) {
     let repeat = |fleet: &mut Fleet| {
         for _ in 0..REPEATS {
-            for change in [Change::Add, Change::Limit, Change::Reload, Change::Resize] {
+            for change in [Change::Add, Change::Limit, Change::Weigh, Change::Reload, Change::Resize] {
                 fleet.change(change);
             }
             while !fleet.extras().is_empty() {

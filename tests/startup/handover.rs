@@ -121,7 +121,7 @@ impl Line {
     }
 
     #[track_caller]
-    fn tcp_address(&self) -> SocketAddr {
+    pub(super) fn tcp_address(&self) -> SocketAddr {
         let found = || {
             let log = self.log(0);
             let (_, rest) = log.split_once("nbd://")?;

@@ -4,6 +4,7 @@
 //! read of the store afterwards.
 
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,8 +18,8 @@ use crate::support::wait_until;
 use crate::support::wire::{MODERN, NBD_OPT_GO, NBD_OPT_LIST, info_data, option};
 
 const STORE: u8 = 11;
-const CLAIM: u8 = 12;
-const RELEASED: u8 = 13;
+pub(super) const CLAIM: u8 = 12;
+pub(super) const RELEASED: u8 = 13;
 
 pub(super) fn run(arguments: &[&str]) -> Output {
     let output = Command::new(crate::binary()).args(arguments).output().unwrap();
@@ -143,11 +144,11 @@ fn clients_of_images_do_not_notice() {
 }
 
 /// As a new process of version 2 begins, up to the offers.
-fn hello() -> Vec<u8> {
+pub(super) fn hello() -> Vec<u8> {
     message(0, &[&b"ringnbdH"[..], &[1, 0, 2, 0], &[0; 4]].concat())
 }
 
-fn numbers(of: &[u32]) -> Vec<u8> {
+pub(super) fn numbers(of: &[u32]) -> Vec<u8> {
     let count = (of.len() as u32).to_le_bytes();
     count.into_iter().chain(of.iter().flat_map(|number| number.to_le_bytes())).collect()
 }
@@ -343,6 +344,50 @@ fn a_pidfile_in_a_directory_of_root_names_whoever_serves() {
     // What root has made in a directory of root stays behind.
     line.child.kill().unwrap();
     ended(&mut line.child);
+}
+
+/// Users and groups of the sockets.
+fn owners(line: &Line) -> [(u32, u32); 2] {
+    ["nbd.sock", "control"].map(|name| {
+        let found = std::fs::metadata(line.path(name)).unwrap();
+        (found.uid(), found.gid())
+    })
+}
+
+/// The new process makes the sockets its user's while it still may, which is before it has the clients.
+#[test]
+fn sockets_are_of_the_user_whose_server_goes_on() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    // Debian's, and most others'.
+    const NOBODY: u32 = 65534;
+    const BIN: u32 = 2;
+    let images = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let image = text(&images, "image");
+    std::fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
+    let mut line = Line::start(&[&image, "--user", "nobody", "--unix-group", "3"]);
+    let mut clients = [line.over_unix(""), line.over_unix("")];
+    let of_first = owners(&line);
+    assert_eq!((of_first[0], of_first[1].0), ((NOBODY, 3), NOBODY));
+    line.arguments[2] = "bin".to_owned();
+    line.arguments.extend(["--max-connections", "1"].map(str::to_owned));
+    let Started { mut child, log } = line.begin_takeover();
+    assert!(!ended(&mut child).success());
+    let log = std::fs::read_to_string(log).unwrap();
+    assert!(log.contains("raise --max-connections"), "it came far enough: {log}");
+    wait_until("the sockets to be given back", || owners(&line) == of_first);
+    clients.iter_mut().for_each(Connection::expect_alive);
+    line.arguments.truncate(line.arguments.len() - 2);
+    let mut before = line.succeed();
+    assert!(ended(&mut before).success());
+    assert_eq!(owners(&line), [(BIN, 3), (BIN, BIN)], "and the group that was asked for");
+    clients.iter_mut().for_each(Connection::expect_alive);
+    drop(clients);
+    // What root has made in a directory of root stays behind, and is this user's.
+    line.child.kill().unwrap();
+    ended(&mut line.child);
+    assert_eq!(owners(&line), [(BIN, 3), (BIN, BIN)]);
 }
 
 #[test]

@@ -99,6 +99,7 @@ fn wrong_numbers() {
     refused(serve(&["--shards", "0"]), path, &["0 shards", "one per CPU"]);
     refused(serve(&["--cpus", "8191"]), path, &["CPU 8191", "choose from"]);
     refused(serve(&["--max-connections", "0"]), path, &["--max-connections"]);
+    refused(serve(&["--device-depth", "0"]), path, &["--device-depth"]);
     refused(serve(&["--handshake-timeout", "0"]), path, &["--handshake-timeout"]);
     refused(serve(&["--unix-mode", "0660"]), path, &["--unix PATH", "SocketMode="]);
     refused(serve(&["--unix-group", "nobodys-group", "--unix", "s"]), path, &["nobodys-group", "groupadd"]);

@@ -217,6 +217,19 @@ struct ExportRow {
     read_only: bool,
     connections: u64,
     state: String,
+    /// None, too, of a server that is older than weights.
+    weight: Option<u64>,
+    #[serde(default)]
+    limit: Map<String, Value>,
+}
+
+impl ExportRow {
+    /// Its own rates, as `ctl limit --set` takes them.
+    fn limits(&self) -> String {
+        let rates = self.limit.iter().map(|(rate, value)| format!("{}={value}", printable(rate)));
+        let rates = rates.collect::<Vec<_>>().join(",");
+        if rates.is_empty() { "-".to_owned() } else { rates }
+    }
 }
 
 pub(super) fn list(answer: &HttpAnswer, as_json: bool) -> Outcome {
@@ -233,7 +246,7 @@ pub(super) fn list(answer: &HttpAnswer, as_json: bool) -> Outcome {
 }
 
 fn as_table(exports: &[ExportRow]) -> String {
-    let titles = ["EXPORT", "ID", "SIZE", "ACCESS", "CONNECTIONS", "STATE", "SOURCE"];
+    let titles = ["EXPORT", "ID", "SIZE", "ACCESS", "CONNECTIONS", "STATE", "WEIGHT", "LIMITS", "SOURCE"];
     let mut rows = vec![titles.map(String::from).to_vec()];
     for export in in_natural_order(exports, |export| &export.export) {
         rows.push(vec![
@@ -243,10 +256,12 @@ fn as_table(exports: &[ExportRow]) -> String {
             if export.read_only { "read-only" } else { "read-write" }.into(),
             export.connections.to_string(),
             printable(&export.state),
+            export.weight.map_or_else(|| "-".to_owned(), |weight| weight.to_string()),
+            export.limits(),
             printable(&export.source),
         ]);
     }
-    table(&rows, &[false, false, true, false, true, false, false])
+    table(&rows, &[false, false, true, false, true, false, true, false, false])
 }
 
 #[cfg(test)]
@@ -291,20 +306,21 @@ mod tests {
             {"export": "", "id": "0.0", "source": "mem:1G", "size_bytes": 1u64 << 30, "read_only": false, "connections": 12,
              "state": "serving", "description": "more than is shown"},
             {"export": "a\u{1b}[2J", "id": "10.3", "source": "/a.img", "size_bytes": 512, "read_only": true, "connections": 0,
-             "state": "stopping"},
+             "state": "stopping", "weight": 30, "limit": {"iops": 3000, "write_bytes": 1000}},
         ]);
         let exports = Vec::<ExportRow>::deserialize(&body).unwrap();
         let shown = as_table(&exports);
         let lines: Vec<_> = shown.lines().collect();
         assert_eq!(
             lines[0],
-            "EXPORT                   ID         SIZE  ACCESS      CONNECTIONS  STATE     SOURCE"
+            "EXPORT                   ID         SIZE  ACCESS      CONNECTIONS  STATE     WEIGHT  LIMITS                       SOURCE"
         );
         assert_eq!(
             lines[1],
-            "\"\" (the default export)  0.0       1 GiB  read-write           12  serving   mem:1G"
+            "\"\" (the default export)  0.0       1 GiB  read-write           12  serving        -  -                            mem:1G"
         );
-        assert!(!shown.contains('\u{1b}') && lines[2].ends_with("0  stopping  /a.img"), "{shown}");
+        assert!(!shown.contains('\u{1b}') && lines[2].ends_with("/a.img"), "{shown}");
+        assert!(lines[2].contains("0  stopping      30  iops=3000,write_bytes=1000  /a.img"), "{shown}");
     }
 
     #[test]

@@ -113,6 +113,11 @@ pub(in crate::control) fn listen(
     for address in addresses {
         let mut known = passed(address);
         if !known.is_empty() {
+            let group = access.group.as_deref().map(find_group).transpose()?;
+            known
+                .iter_mut()
+                .filter_map(|listener| listener.file.as_mut())
+                .for_each(|file| file.group = group);
             listeners.append(&mut known);
             continue;
         }

@@ -267,14 +267,14 @@ fn log_slow(slow: &SlowRequest, export: &str, now: u64) {
         target: "ringnbd::slow",
         %peer,
         export,
-        command = timing.operation.name(),
+        command = timing.operation().name(),
         offset = timing.offset,
         length = timing.length,
-        throttled_us = timing.throttled_us,
+        throttled_us = timing.throttled() / 1000,
         queue_us = microseconds(timing.arrived, timing.submitted),
         backend_us = microseconds(timing.submitted, timing.completed),
         send_us = microseconds(timing.completed, *sent),
-        total_us = microseconds(timing.arrived, *sent) + u64::from(timing.throttled_us),
+        total_us = microseconds(timing.arrived, *sent) + timing.throttled() / 1000,
         ago_us = microseconds(*sent, now),
         "slow request"
     );

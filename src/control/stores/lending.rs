@@ -158,6 +158,7 @@ impl Lending<'_> {
         if !self.lost.is_empty() {
             return Err("an image has lost writes, which its clients are told here".to_owned());
         }
+        self.one.end_upload().await;
         let (told, closed) = oneshot::channel();
         let lent = self.one.of.store.lend(move || {
             // Nobody waits for it when the server ends.

@@ -17,6 +17,8 @@ pub(super) struct UploadWork {
     pub(super) is_paused: Cell<bool>,
     /// Looks at once what is to be done.
     pub(super) wake: Notify,
+    /// A push has ended.
+    pub(super) ended: Notify,
     pub(super) queue: Cell<u64>,
     pub(super) pushing: RefCell<Option<NodeName>>,
     pub(super) pushed: Cell<u64>,

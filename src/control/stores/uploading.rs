@@ -119,6 +119,9 @@ impl Stores {
         let contents = one.ask(move |store| store.contents_to_push(&node)).await?;
         let contents =
             contents.map_err(|error| if error.is_refusal() { PushError::Gone } else { error.into() })?;
+        if self.is_to_stop(one) {
+            return Err(PushError::Stopped);
+        }
         one.uploads.pushing.replace(Some(due.node.clone()));
         let (told, mut ended) = oneshot::channel();
         // Nobody waits for it when the server ends.
@@ -131,6 +134,7 @@ impl Stores {
             }
         };
         one.uploads.pushing.replace(None);
+        one.uploads.ended.notify_one();
         done
     }
 
@@ -163,6 +167,16 @@ impl Stores {
 }
 
 impl OneStore {
+    /// Ends the upload that is under way, and waits until it has ended: whoever has the store next may begin
+    /// the same one.
+    pub(super) async fn end_upload(&self) {
+        let Some(pusher) = &self.of.pusher else { return };
+        while self.uploads.pushing.borrow().is_some() {
+            pusher.stop();
+            self.uploads.ended.notified().await;
+        }
+    }
+
     /// Notes what came of a push. Says how long to rest if others would fail too.
     fn note_push_end(&self, due: &DuePush, pushed: Result<bool, PushError>) -> Option<Duration> {
         let (work, node) = (&self.uploads, &due.node);

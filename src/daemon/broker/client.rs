@@ -111,6 +111,14 @@ impl Broker {
     }
 }
 
+impl Broker {
+    /// The server has what it took over, and keeps it. It blocks nobody.
+    pub(crate) fn settled(&self) {
+        // A broker that is gone gives nothing back.
+        let _gone = packet::send(self.calls.socket.as_fd(), &BrokerRequest::Settled.encode(), None);
+    }
+}
+
 impl Drop for Broker {
     fn drop(&mut self) {
         self.reader.abort();

@@ -42,8 +42,13 @@ pub(super) enum BrokerRequest {
     /// Before [`BrokerRequest::Begin`]: this command may be started over the channel that comes with the
     /// message.
     Command(CommandToStart),
+    /// Before [`BrokerRequest::Begin`]: whoever has this socket now gets it back if the server ends before
+    /// [`BrokerRequest::Settled`].
+    GivesBack(PathBuf),
     /// The broker knows all that it is told without being asked.
     Begin,
+    /// The server has taken over: what it has it keeps. There is no answer.
+    Settled,
     /// Open a file.
     Open { id: u64, access: OpenMode, path: PathBuf },
     /// Open the configuration, whose place the broker knows.
@@ -77,6 +82,8 @@ const READ: u8 = 9;
 const OPEN_TO_READ_DIRECTLY: u8 = 10;
 const OPEN_TO_WRITE_DIRECTLY: u8 = 11;
 const COMMAND: u8 = 12;
+const GIVES_BACK: u8 = 13;
+const SETTLED: u8 = 14;
 
 const READY: u8 = 1;
 const OPENED: u8 = 2;
@@ -145,7 +152,9 @@ impl BrokerRequest {
             Self::ConfigurationIs(of) => (CONFIGURATION_IS, 0, path(of)),
             Self::MayRead(of) => (MAY_READ, 0, path(of)),
             Self::Command(command) => (COMMAND, 0, command.encode()),
+            Self::GivesBack(of) => (GIVES_BACK, 0, path(of)),
             Self::Begin => (BEGIN, 0, Vec::new()),
+            Self::Settled => (SETTLED, 0, Vec::new()),
             Self::Open { id, access, path: of } => (kind_of(*access), *id, path(of)),
             Self::Configuration { id } => (CONFIGURATION, *id, Vec::new()),
             Self::Read { id, path: of } => (READ, *id, path(of)),
@@ -169,7 +178,9 @@ impl BrokerRequest {
             (CONFIGURATION_IS, 0, _) => Self::ConfigurationIs(path()?),
             (MAY_READ, 0, _) => Self::MayRead(path()?),
             (COMMAND, 0, _) => Self::Command(CommandToStart::decode(rest)?),
+            (GIVES_BACK, 0, _) => Self::GivesBack(path()?),
             (BEGIN, 0, []) => Self::Begin,
+            (SETTLED, 0, []) => Self::Settled,
             (CONFIGURATION, 1.., []) => Self::Configuration { id },
             (READ, 1.., _) => Self::Read { id, path: path()? },
             (_, 1.., _) => {
@@ -227,7 +238,9 @@ mod tests {
                 user: Some((0, u32::MAX)),
                 words: ["/b", "", "-c d"].map(Into::into).to_vec(),
             }),
+            BrokerRequest::GivesBack(path()),
             BrokerRequest::Begin,
+            BrokerRequest::Settled,
             BrokerRequest::Open { id: 1, access: OpenMode::Read, path: path() },
             BrokerRequest::Open { id: u64::MAX, access: OpenMode::ReadWrite, path: path() },
             BrokerRequest::Open { id: 2, access: OpenMode::ReadDirect, path: path() },

@@ -22,6 +22,7 @@ mod client;
 mod commands;
 mod message;
 mod open;
+mod owners;
 mod packet;
 mod process;
 
@@ -36,7 +37,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, socketpair};
 
-use crate::config::{Config, ExportUri};
+use crate::config::listen::UnixAddress;
+use crate::config::{Config, ExportUri, ListenAddress};
 use crate::sys;
 pub(crate) use client::{Broker, BrokerError};
 pub(crate) use commands::{BrokerCommands, CommandError};
@@ -74,6 +76,8 @@ pub(crate) struct Permissions {
     configuration: Option<PathBuf>,
     /// Certificates and keys, which may be renewed.
     readable: Vec<PathBuf>,
+    /// Sockets that their owner gets back if the server ends before it is [settled](Broker::settled).
+    sockets: Vec<PathBuf>,
     /// Commands to start, each with the URI of its export.
     commands: Vec<(String, CommandToStart)>,
     /// The errors of commands go where the server's log goes.
@@ -114,6 +118,16 @@ impl Permissions {
         Ok(Self { commands: commands::of_config(config)?, ..self })
     }
 
+    /// With the socket files of a configuration, which another server has.
+    pub(crate) fn with_sockets(self, config: &Config) -> Self {
+        let listeners = config.listen.iter().chain(&config.admin);
+        let paths = listeners.filter_map(|address| match address {
+            ListenAddress::Unix(UnixAddress::Path(path)) => Some(path),
+            _ => None,
+        });
+        Self { sockets: paths.chain(&config.control).cloned().collect(), ..self }
+    }
+
     /// Whether commands are to be started.
     pub(crate) fn has_commands(&self) -> bool {
         !self.commands.is_empty()
@@ -124,7 +138,9 @@ impl Permissions {
         let devices = self.devices.iter().cloned().map(BrokerRequest::Device);
         let configuration = self.configuration.iter().cloned().map(BrokerRequest::ConfigurationIs);
         let readable = self.readable.iter().cloned().map(BrokerRequest::MayRead);
-        directories.chain(devices).chain(configuration).chain(readable).chain([BrokerRequest::Begin])
+        let sockets = self.sockets.iter().cloned().map(BrokerRequest::GivesBack);
+        let files = directories.chain(devices).chain(configuration).chain(readable);
+        files.chain(sockets).chain([BrokerRequest::Begin])
     }
 }
 
@@ -303,6 +319,7 @@ mod tests {
             devices: vec!["/dev/b".into()],
             configuration: Some("/c".into()),
             readable: vec!["/k".into()],
+            sockets: vec!["/s".into()],
             ..Permissions::default()
         };
         let requests: Vec<_> = wanted.requests().collect();
@@ -311,6 +328,7 @@ mod tests {
             BrokerRequest::Device("/dev/b".into()),
             BrokerRequest::ConfigurationIs("/c".into()),
             BrokerRequest::MayRead("/k".into()),
+            BrokerRequest::GivesBack("/s".into()),
             BrokerRequest::Begin,
         ];
         assert_eq!(requests, expected);

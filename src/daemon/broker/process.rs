@@ -12,6 +12,7 @@ use super::AT_ONCE;
 use super::child::run_command;
 use super::message::{BrokerReply, BrokerRequest, CommandToStart};
 use super::open::Allowed;
+use super::owners::SocketOwners;
 use super::packet;
 use crate::sys;
 
@@ -41,9 +42,9 @@ pub(crate) fn run() -> Result<(), NotStarted> {
     sys::ignore_signals(&IGNORED);
     // For those who look at a list of processes.
     let _another_name = rustix::thread::set_name(c"ringnbd-broker");
-    let Some((allowed, commands)) = set_up(socket.as_fd()) else { return Ok(()) };
+    let Some((allowed, commands, owners)) = set_up(socket.as_fd()) else { return Ok(()) };
     let commands: Vec<_> = commands.into_iter().filter_map(start_thread).collect();
-    serve(socket, move |request| match request {
+    serve(socket, owners, move |request| match request {
         BrokerRequest::Open { access, path, .. } => allowed.open(path, *access).map(Some),
         BrokerRequest::Read { path, .. } => allowed.open_readable(path),
         _ => allowed.open_configuration().map(Some),
@@ -64,8 +65,8 @@ fn start_thread((command, channel): CommandOfBroker) -> Option<JoinHandle<()>> {
 }
 
 /// Hears what may be opened and started. `None` when the server is gone, or it cannot be had.
-fn set_up(socket: BorrowedFd<'_>) -> Option<(Allowed, Vec<CommandOfBroker>)> {
-    let mut allowed = Allowed::default();
+fn set_up(socket: BorrowedFd<'_>) -> Option<(Allowed, Vec<CommandOfBroker>, SocketOwners)> {
+    let (mut allowed, mut owners) = (Allowed::default(), SocketOwners::default());
     let mut commands = Vec::new();
     let mut failure = None;
     loop {
@@ -82,12 +83,16 @@ fn set_up(socket: BorrowedFd<'_>) -> Option<(Allowed, Vec<CommandOfBroker>)> {
             Some(BrokerRequest::Command(command)) if file.is_some() && commands.len() < COMMANDS => {
                 commands.extend(file.map(|channel| (command, channel)));
             }
+            Some(BrokerRequest::GivesBack(path)) => owners.note(&path),
             Some(BrokerRequest::Begin) => break,
             Some(BrokerRequest::Command(_)) => {
                 failure.get_or_insert(format!("more than {COMMANDS} commands cannot be started"));
             }
             Some(
-                BrokerRequest::Open { .. } | BrokerRequest::Configuration { .. } | BrokerRequest::Read { .. },
+                BrokerRequest::Open { .. }
+                | BrokerRequest::Configuration { .. }
+                | BrokerRequest::Read { .. }
+                | BrokerRequest::Settled,
             )
             | None => {
                 failure.get_or_insert("it was told something that it does not understand".to_owned());
@@ -95,7 +100,9 @@ fn set_up(socket: BorrowedFd<'_>) -> Option<(Allowed, Vec<CommandOfBroker>)> {
         }
     }
     match failure {
-        None => packet::send(socket, &BrokerReply::Ready.encode(), None).ok().map(|()| (allowed, commands)),
+        None => packet::send(socket, &BrokerReply::Ready.encode(), None)
+            .ok()
+            .map(|()| (allowed, commands, owners)),
         Some(why) => {
             // If this fails, the server sees the end of the socket.
             let _gone = packet::send(socket, &BrokerReply::Refused { id: 0, why }.encode(), None);
@@ -117,9 +124,17 @@ fn receive(socket: BorrowedFd<'_>) -> Option<(Option<BrokerRequest>, Option<Owne
 type OpenAnswer = Result<Option<OwnedFd>, String>;
 
 /// Answers until the server is gone. An `open` that hangs holds up its own answer only.
-fn serve(socket: OwnedFd, open: impl Fn(&BrokerRequest) -> OpenAnswer + Send + Sync + 'static) {
+fn serve(
+    socket: OwnedFd,
+    mut owners: SocketOwners,
+    open: impl Fn(&BrokerRequest) -> OpenAnswer + Send + Sync + 'static,
+) {
     let (socket, open, busy) = (Arc::new(socket), Arc::new(open), Arc::new(AtomicUsize::new(0)));
     while let Some((request, _no_file)) = receive(socket.as_fd()) {
+        if request == Some(BrokerRequest::Settled) {
+            owners.settle();
+            continue;
+        }
         let refuse = |id, why: &str| {
             let reply = BrokerReply::Refused { id, why: why.to_owned() };
             // A server that does not listen is one that ends.
@@ -152,6 +167,7 @@ fn serve(socket: OwnedFd, open: impl Fn(&BrokerRequest) -> OpenAnswer + Send + S
             refuse(id, &format!("there is no thread to open it: {error}"));
         }
     }
+    owners.give_back();
 }
 
 /// A request that has an answer, and its id.

@@ -15,7 +15,9 @@ use crate::shard::turn::shard::Shard;
 impl Shard {
     /// Received bytes become requests: first of connections that had to wait, then of the others.
     pub(crate) fn feed(&mut self) {
-        self.release_throttled();
+        if !self.throttle.holds_nobody() {
+            self.release_throttled();
+        }
         self.retry();
         for _ in 0..self.to_feed.len().min(self.limits.connections_per_turn) {
             let key = self.to_feed.pop_front().expect("counted");
@@ -29,7 +31,9 @@ impl Shard {
         if self.partial_records.get() > self.limits.partial_records {
             self.drop_partial_records();
         }
-        self.throttle.arm(&self.ring);
+        if !self.throttle.holds_nobody() {
+            self.throttle.arm(&self.ring);
+        }
     }
 
     /// Ends connections that have kept the front of a record for the longest time, as many as must be.

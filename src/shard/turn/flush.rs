@@ -12,7 +12,7 @@ use crate::shard::frontend::nbd::hold::SocketOwner;
 use crate::shard::frontend::nbd::outbound::Next;
 use crate::shard::request::table::RequestId;
 use crate::shard::turn::shard::Shard;
-use crate::stats;
+use crate::stats::{self, Timing};
 
 impl Shard {
     /// A device is done with a request: its answer goes out unless the connection was aborted.
@@ -44,7 +44,7 @@ impl Shard {
         let timing = record.timing.as_mut().expect("it was admitted");
         self.recorder.completed(connection.peer.export, timing, after_run);
         record.grant.end_work();
-        if !matches!(timing.operation, stats::Operation::Read | stats::Operation::BlockStatus) {
+        if !timing.is(stats::Operation::Read) && !timing.is(stats::Operation::BlockStatus) {
             // The payload of a write is not needed any more; only what was read stays until it is sent.
             record.grant.release_memory();
         }
@@ -61,7 +61,7 @@ impl Shard {
         let record = self.requests.record(id);
         let peer = &self.connections[record.connection as usize].peer;
         if !peer.abandon.is_abandoned() {
-            let operation = record.timing.as_ref().map(|timing| timing.operation);
+            let operation = record.timing.as_ref().map(Timing::operation);
             self.recorder.export(peer.export).count_error(operation, error);
         }
     }

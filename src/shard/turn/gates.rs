@@ -176,6 +176,12 @@ impl Throttle {
         }
     }
 
+    /// Whether no rate holds anybody back.
+    #[inline]
+    pub(crate) fn holds_nobody(&self) -> bool {
+        self.due.is_empty()
+    }
+
     /// Sees to it that there is a turn when the next connection may go on.
     pub(crate) fn arm(&mut self, ring: &Ring) {
         let Some((due, _)) = self.due.first() else { return };

@@ -23,7 +23,7 @@ type Opened = OpenAnswer;
 /// A broker that opens in its own way.
 fn broker(open: impl Fn(&BrokerRequest) -> Opened + Send + Sync + 'static) -> (OwnedFd, JoinHandle<()>) {
     let (ours, theirs) = pair();
-    (ours, std::thread::spawn(move || serve(theirs, open)))
+    (ours, std::thread::spawn(move || serve(theirs, SocketOwners::default(), open)))
 }
 
 fn with_client<T>(socket: OwnedFd, work: impl AsyncFnOnce(Rc<Broker>) -> T) -> T {
@@ -130,6 +130,7 @@ fn a_server_that_was_taken_over_gets_refusals() {
         BrokerRequest::Directory(path()).encode(),
         BrokerRequest::Device(path()).encode(),
         BrokerRequest::ConfigurationIs(path()).encode(),
+        BrokerRequest::GivesBack(path()).encode(),
         BrokerRequest::Begin.encode(),
         opened[..9].to_vec(),
     ] {

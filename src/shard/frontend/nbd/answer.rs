@@ -15,7 +15,7 @@ impl Connection {
     #[inline(always)]
     fn reply_to(&self, id: RequestId, record: &Record) -> ReplyTo {
         let timing = record.timing.as_ref().expect("it was admitted");
-        let chunked = matches!(timing.operation, stats::Operation::Read | stats::Operation::BlockStatus);
+        let chunked = timing.is(stats::Operation::Read) || timing.is(stats::Operation::BlockStatus);
         let mut cookie = Cookie(record.cookie);
         if canary!(WrongCookie) && id.0 % 8 == 7 {
             cookie.0 ^= 1;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::block::BlockError;
 use crate::nbd::meta_context::MetaContext;
 use crate::nbd::server::reply::{ReplyTo, status_length};
-use crate::nbd::server::request::{Command, Cookie, Request, parse_filter};
+use crate::nbd::server::request::{Command, Cookie, Refusal, Request, parse_filter};
 use crate::nbd::session::{ReplyMode, SelectedContext};
 use crate::ring::Lease;
 use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding, Receiving};
@@ -18,9 +18,17 @@ use crate::shard::request::{Action, AskedExtents, Map, ShardJob, Work};
 use crate::stats::{Operation, Timing};
 
 impl Connection {
-    /// Takes memory for a request; it is admitted at once, or when its payload is here.
-    pub(crate) fn begin(&mut self, request: Request, arrived: u64, feeding: &mut Feeding<'_>) -> Option<Fed> {
-        if self.read_at_once(&request, arrived, feeding) || self.write_at_once(&request, arrived, feeding) {
+    /// Takes memory for a request; it is admitted at once, or when its payload is here. `LIMITED`: it may
+    /// have been held back.
+    pub(crate) fn begin<const LIMITED: bool>(
+        &mut self,
+        request: Request,
+        arrived: u64,
+        feeding: &mut Feeding<'_>,
+    ) -> Option<Fed> {
+        if self.read_at_once::<LIMITED>(&request, arrived, feeding)
+            || self.write_at_once::<LIMITED>(&request, arrived, feeding)
+        {
             return None;
         }
         let payload = request.payload_length();
@@ -41,7 +49,7 @@ impl Connection {
             self.inbound.expect_payload(u64::from(payload));
             self.receiving = Some(Receiving { id, request, lease, filled: 0, held });
         } else {
-            self.admit(id, &request, lease, arrived, feeding);
+            self.admit::<LIMITED>(id, &request, lease, arrived, feeding);
         }
         None
     }
@@ -89,7 +97,7 @@ impl Connection {
     }
 
     /// Admits the request whose payload is complete, if there is one.
-    pub(crate) fn finish_payload(&mut self, feeding: &mut Feeding<'_>) {
+    pub(crate) fn finish_payload<const LIMITED: bool>(&mut self, feeding: &mut Feeding<'_>) {
         let complete = self.receiving.as_ref().is_some_and(|receiving| {
             receiving.lease.is_some() && receiving.filled == receiving.request.payload_length()
         });
@@ -98,15 +106,21 @@ impl Connection {
         }
         let Receiving { id, request, lease, .. } = self.receiving.take().expect("it is complete");
         let before = feeding.started.len();
-        self.admit(id, &request, lease, feeding.now, feeding);
-        if self.is_limited {
+        self.admit::<LIMITED>(id, &request, lease, feeding.now, feeding);
+        if LIMITED {
             self.weigh_on_device(before, feeding);
         }
     }
 
+    /// How long the request that begins was held back, in nanoseconds.
+    #[inline(always)]
+    pub(crate) fn take_held_ns<const LIMITED: bool>(&mut self) -> u64 {
+        if LIMITED { std::mem::take(&mut self.held_ns) } else { 0 }
+    }
+
     /// Hands a request over to be carried out, unless its payload turns out to be wrong.
     #[inline]
-    fn admit(
+    fn admit<const LIMITED: bool>(
         &mut self,
         id: RequestId,
         request: &Request,
@@ -126,7 +140,7 @@ impl Connection {
         }
         // The request's own offset: a reply with an extended header repeats it, of a FLUSH too.
         let place = (request.offset, range.length());
-        let arrived = (arrived, std::mem::take(&mut self.throttled_us));
+        let arrived = (arrived, self.take_held_ns::<LIMITED>());
         let timing = feeding.recorder.admitted(self.peer.export, operation, place, arrived);
         let action = action(request.command, self.session.reply_mode);
         self.start(id, Work { action, range, flags: request.flags, lease }, timing, feeding);
@@ -170,7 +184,8 @@ impl Connection {
             }
         };
         let place = (request.offset, request.range.length());
-        let arrived = (arrived, std::mem::take(&mut self.throttled_us));
+        // Here nobody counts instructions.
+        let arrived = (arrived, self.take_held_ns::<true>());
         let timing = feeding.recorder.admitted(self.peer.export, Operation::BlockStatus, place, arrived);
         let action = Action::Extents(Box::new(AskedExtents { maps, limit }));
         self.start(id, Work { action, range, flags: request.flags, lease: Some(lease) }, timing, feeding);
@@ -187,6 +202,25 @@ impl Connection {
         match self.single_file(&work) {
             Some(file) => read_alone(id, file, work, feeding),
             None => feeding.jobs.push(ShardJob::Request(id, Rc::clone(&self.peer), work)),
+        }
+    }
+
+    #[cold]
+    pub(crate) fn refuse(&mut self, refusal: &Refusal, feeding: &mut Feeding<'_>) {
+        if !canary!(DiscardForgotten) {
+            self.inbound.expect_discard(refusal.discard);
+        }
+        let to = ReplyTo::refusal(refusal, self.session.reply_mode);
+        let stats = feeding.recorder.export(self.peer.export);
+        stats.refused += 1;
+        stats.discarded_bytes += refusal.discard;
+        stats.count_error(refusal.command, refusal.error);
+        let reply = Reply::error(to.error(refusal.error, refusal.reason, None));
+        let id = self.note(refusal.cookie, 0, None, feeding);
+        self.outbound.hold_back(reply, id);
+        self.has_refused |= self.refuses.is_some();
+        if refusal.discard == 0 || canary!(DiscardForgotten) {
+            self.let_go();
         }
     }
 

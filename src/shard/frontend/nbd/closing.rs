@@ -96,10 +96,10 @@ impl Traffic {
     /// A reply is out.
     pub(crate) fn count(&mut self, timing: &Timing) {
         self.requests += 1;
-        match timing.operation {
-            Operation::Read => self.read_bytes += timing.length,
-            Operation::Write => self.written_bytes += timing.length,
-            _ => {}
+        if timing.is(Operation::Read) {
+            self.read_bytes += timing.length;
+        } else if timing.is(Operation::Write) {
+            self.written_bytes += timing.length;
         }
     }
 }

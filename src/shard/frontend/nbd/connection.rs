@@ -10,8 +10,7 @@ use std::rc::Rc;
 use crate::config::Limits;
 use crate::identity::PeerIdentity;
 use crate::nbd::server::inbound::{Inbound, Piece};
-use crate::nbd::server::reply::ReplyTo;
-use crate::nbd::server::request::{Command, Refusal, Rejected, Request, header_length};
+use crate::nbd::server::request::{Command, Rejected, Request, header_length};
 use crate::nbd::session::Session;
 use crate::ring::{Completion, FileIndex, Lease, OpKey, Operation, Owner, Ring};
 use crate::shard::admission::gate::{NumberedGate, SharedGate};
@@ -27,7 +26,6 @@ use crate::shard::frontend::nbd::hang_up::HangUp;
 use crate::shard::frontend::nbd::hold::Hold;
 use crate::shard::frontend::nbd::linger::Linger;
 use crate::shard::frontend::nbd::outbound::Outbound;
-use crate::shard::frontend::nbd::reply::Reply;
 use crate::shard::frontend::nbd::throttled::Throttled;
 use crate::shard::frontend::nbd::unparsed::Unparsed;
 use crate::shard::record::Recorder;
@@ -99,8 +97,8 @@ pub(crate) struct Connection {
     pub(crate) waiting: Option<(Request, u64)>,
     /// Parsed, but a rate holds it back.
     pub(crate) throttled: Option<Throttled>,
-    /// How long the request that begins next was held back, in microseconds.
-    pub(crate) throttled_us: u32,
+    /// How long the request that begins next was held back, in nanoseconds.
+    pub(crate) held_ns: u64,
     /// Its export has rates, or requests go by weight.
     pub(crate) is_limited: bool,
     pub(crate) gate: SharedGate,
@@ -176,7 +174,7 @@ impl Connection {
             unparsed,
             waiting: None,
             throttled: None,
-            throttled_us: 0,
+            held_ns: 0,
             is_limited,
             gate,
             gate_number,
@@ -290,9 +288,13 @@ impl Connection {
         {
             return stopped;
         }
-        self.finish_payload(feeding);
         let mut unparsed = self.unparsed.take();
-        let stopped = self.parse(&mut unparsed, feeding);
+        // What may be held back goes a way of its own, so that all others are asked this once a receive.
+        let stopped = if self.is_limited || self.held_ns > 0 {
+            self.parse::<true>(&mut unparsed, feeding)
+        } else {
+            self.parse::<false>(&mut unparsed, feeding)
+        };
         if self.closing == Closing::No {
             self.unparsed = unparsed;
             self.give_up_buffer(feeding);
@@ -300,8 +302,14 @@ impl Connection {
         stopped
     }
 
-    /// Parses what there is until something is missing.
-    fn parse(&mut self, unparsed: &mut Option<Unparsed>, feeding: &mut Feeding<'_>) -> Fed {
+    /// Parses what there is until something is missing. `LIMITED`: rates or weights are asked about what
+    /// begins.
+    fn parse<const LIMITED: bool>(
+        &mut self,
+        unparsed: &mut Option<Unparsed>,
+        feeding: &mut Feeding<'_>,
+    ) -> Fed {
+        self.finish_payload::<LIMITED>(feeding);
         loop {
             if let Some(reason) = self.refuses
                 && self.has_told()
@@ -341,11 +349,11 @@ impl Connection {
             received.parsed(parsed);
             match header {
                 Some(request) => {
-                    if let Some(stopped) = self.parsed(request, feeding) {
+                    if let Some(stopped) = self.parsed::<LIMITED>(request, feeding) {
                         return stopped;
                     }
                 }
-                None => self.finish_payload(feeding),
+                None => self.finish_payload::<LIMITED>(feeding),
             }
         }
     }
@@ -368,14 +376,18 @@ impl Connection {
 
     /// Acts on a header.
     #[inline]
-    fn parsed(&mut self, request: Result<Request, Rejected>, feeding: &mut Feeding<'_>) -> Option<Fed> {
+    fn parsed<const LIMITED: bool>(
+        &mut self,
+        request: Result<Request, Rejected>,
+        feeding: &mut Feeding<'_>,
+    ) -> Option<Fed> {
         match request {
             Ok(request) if request.command == Command::Disconnect => {
                 self.because(Reason::Disconnected).end(Closing::Graceful);
                 Some(Fed::Ended)
             }
-            Ok(request) if self.is_limited => self.pass_gate(request, feeding),
-            Ok(request) => self.begin(request, feeding.now, feeding),
+            Ok(request) if LIMITED => self.pass_gate(request, feeding),
+            Ok(request) => self.begin::<false>(request, feeding.now, feeding),
             Err(Rejected::Refusal(refusal)) => {
                 self.refuse(&refusal, feeding);
                 None
@@ -385,25 +397,6 @@ impl Connection {
                 self.because(Reason::Violation).end(Closing::Abort);
                 Some(Fed::Ended)
             }
-        }
-    }
-
-    #[cold]
-    pub(crate) fn refuse(&mut self, refusal: &Refusal, feeding: &mut Feeding<'_>) {
-        if !canary!(DiscardForgotten) {
-            self.inbound.expect_discard(refusal.discard);
-        }
-        let to = ReplyTo::refusal(refusal, self.session.reply_mode);
-        let stats = feeding.recorder.export(self.peer.export);
-        stats.refused += 1;
-        stats.discarded_bytes += refusal.discard;
-        stats.count_error(refusal.command, refusal.error);
-        let reply = Reply::error(to.error(refusal.error, refusal.reason, None));
-        let id = self.note(refusal.cookie, 0, None, feeding);
-        self.outbound.hold_back(reply, id);
-        self.has_refused |= self.refuses.is_some();
-        if refusal.discard == 0 || canary!(DiscardForgotten) {
-            self.let_go();
         }
     }
 

@@ -10,7 +10,6 @@ use crate::shard::frontend::nbd::begin::operation;
 use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding};
 use crate::shard::frontend::nbd::throttled::{HeldAt, Throttled, cost, load};
 use crate::shard::request::table::Record;
-use crate::stats::Timing;
 
 impl Connection {
     /// Begins a request, or has it wait.
@@ -41,7 +40,7 @@ impl Connection {
         feeding: &mut Feeding<'_>,
     ) -> Option<Fed> {
         let before = feeding.started.len();
-        let stopped = self.begin(request, arrived, feeding);
+        let stopped = self.begin::<true>(request, arrived, feeding);
         self.weigh_on_device(before, feeding);
         stopped
     }
@@ -55,8 +54,8 @@ impl Connection {
         }
         for id in &feeding.started[before..] {
             let Record { timing, grant, .. } = feeding.requests.record(*id);
-            let Some(Timing { operation, length, .. }) = timing else { continue };
-            grant.weigh_on_device(load(*operation, *length, feeding.limits.longest_request));
+            let Some(timing) = timing else { continue };
+            grant.weigh_on_device(load(timing.operation(), timing.length, feeding.limits.longest_request));
         }
     }
 
@@ -80,7 +79,7 @@ impl Connection {
     /// The request may begin with the next feeding.
     pub(crate) fn let_through(&mut self, now: u64) {
         let Throttled { request, since, .. } = self.throttled.take().expect("it waited");
-        self.throttled_us = u32::try_from(now.saturating_sub(since) / 1000).unwrap_or(u32::MAX);
+        self.held_ns = now.saturating_sub(since);
         self.waiting = Some((request, now));
     }
 

@@ -12,14 +12,14 @@ use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding};
 use crate::shard::frontend::nbd::reply::Reply;
 use crate::shard::request::table::RequestId;
 use crate::shard::request::{Action, Work, sparse};
-use crate::stats::{Operation, Timing};
+use crate::stats::{Operation, TimedCommand, Timing};
 
 impl Connection {
     /// Answers a READ whose data can be had without waiting; false when it cannot.
     ///
     /// Data in the page cache only when the reply leaves soon, because what was looked up must still be true
     /// then. For a slow reader data waits in memory of ours instead.
-    pub(crate) fn read_at_once(
+    pub(crate) fn read_at_once<const LIMITED: bool>(
         &mut self,
         request: &Request,
         arrived: u64,
@@ -47,7 +47,7 @@ impl Connection {
             Some(AtOnce::Discarded) | None => return false,
         };
         let header = ReplyTo::request(request, mode).data(range.offset(), range.length() as u32, true);
-        let id = self.answer_at_once(Operation::Read, request, arrived, feeding);
+        let id = self.answer_at_once::<LIMITED>(Operation::Read, request, arrived, feeding);
         self.outbound.push_one(header, payload, id, feeding.now, feeding.batches);
         true
     }
@@ -106,7 +106,7 @@ impl Connection {
 
     /// Answers a WRITE to a device that does nothing with it: its payload is skipped, and then the reply goes
     /// out. False when it does.
-    pub(crate) fn write_at_once(
+    pub(crate) fn write_at_once<const LIMITED: bool>(
         &mut self,
         request: &Request,
         arrived: u64,
@@ -121,14 +121,14 @@ impl Connection {
             return false;
         }
         let to = ReplyTo::request(request, self.session.reply_mode);
-        let id = self.answer_at_once(Operation::Write, request, arrived, feeding);
+        let id = self.answer_at_once::<LIMITED>(Operation::Write, request, arrived, feeding);
         self.inbound.expect_discard(payload);
         self.outbound.hold_back(Reply::header(to.success()), id);
         true
     }
 
     /// Notes and counts a request that is answered without a slot.
-    fn answer_at_once(
+    fn answer_at_once<const LIMITED: bool>(
         &mut self,
         operation: Operation,
         request: &Request,
@@ -138,9 +138,8 @@ impl Connection {
         let (offset, length) = (request.range.offset(), request.range.length());
         feeding.recorder.export(self.peer.export).count_bytes(operation, length);
         let now = feeding.now;
-        let throttled_us = std::mem::take(&mut self.throttled_us);
-        let timing =
-            Timing { operation, throttled_us, arrived, submitted: now, completed: now, offset, length };
+        let command = TimedCommand::new(operation, self.take_held_ns::<LIMITED>());
+        let timing = Timing { command, arrived, submitted: now, completed: now, offset, length };
         self.note(request.cookie, 0, Some(timing), feeding)
     }
 }
