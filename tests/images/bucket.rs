@@ -111,6 +111,9 @@ pub(super) struct ProxyCounts {
     by_fault: Mutex<Vec<ProxyFault>>,
 }
 
+/// The head and the body of an answer that has all of an object.
+type KeptAnswer = (String, Vec<u8>);
+
 struct ProxyState {
     to: u16,
     /// Of 100 requests so many meet a fault.
@@ -123,7 +126,7 @@ struct ProxyState {
     late_ms: AtomicU64,
     /// Packs are answered from here: the bucket's server reads a whole one for each part of it.
     is_keeping: AtomicBool,
-    kept: Mutex<BTreeMap<String, Arc<(String, Vec<u8>)>>>,
+    kept: Mutex<BTreeMap<String, Arc<KeptAnswer>>>,
     counts: ProxyCounts,
 }
 
