@@ -178,7 +178,7 @@ pub mod store {
     pub use crate::store::pace::owed;
     pub use crate::store::packs::RebuiltIndex;
     pub use crate::store::pulling::PulledNode;
-    pub use crate::store::push_notes::{PushLag, note_push};
+    pub use crate::store::push_notes::{PushLag, note_push, note_withdrawal};
     pub use crate::store::push_plan::{pack_files, push_plan};
     pub use crate::store::push_state::PushState;
     pub use crate::store::pushing::{NeededBytes, NeededPack, PackedSnapshot};

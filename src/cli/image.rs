@@ -63,6 +63,7 @@ the images read changes, and file systems in them may be damaged.
   ringnbd image clone 's3://bucket/vms/vm1@monday?region=eu-central-1' /srv/store/vm9
   ringnbd image pull /srv/store/vm9                    all of it is here then
   ringnbd image trace /srv/store/vm9@monday            what was read of it: later clones have that fetched first
+  ringnbd image rm /srv/store/vm1@monday --tier        it is not on the tier any more; the store keeps it
   ringnbd image export /srv/store/vm1@monday monday.raw
   ringnbd image export /srv/store/vm1 - --delta monday..tuesday | ssh other ringnbd image import /srv/store/vm1 - --delta
 
@@ -78,7 +79,7 @@ JSON keys:
                                      created (seconds since 1970), origin, clones, snapshots, base, head,
                                      held, changes_only, quota, pairs; pushed (seconds since 1970) and lag (bytes,
                                      seconds) if something was pushed
-  rm                                 removed, layers, bytes
+  rm                                 removed, layers, bytes; with --tier store, removed
   rollback                           store, nodes, layers, bytes
   checkpoint                         node, ingested, done, total; with --changes-only as ls
   push                               store, node, record, was_there, packs, bytes, bytes_sent
@@ -181,6 +182,13 @@ pub(crate) enum ImageCommand {
         /// Remove the snapshots of an image with it
         #[arg(long)]
         snapshots: bool,
+        /// Take snapshots out of the tier of the store, and leave the store as it is; what only they need of
+        /// the tier goes with `store gc --tier`
+        #[arg(long, conflicts_with = "snapshots")]
+        tier: bool,
+        /// With --tier: also those that images were cloned from, which keep what they read
+        #[arg(long, requires = "tier")]
+        force: bool,
     },
     /// Give an image another size
     Resize {
@@ -272,6 +280,9 @@ pub(crate) fn run(args: Args) -> Outcome {
         ImageCommand::Map(of) => parts::map(&of.node, of.json, control.as_ref()),
         ImageCommand::Export(args) => export::export(&args, control.as_ref()),
         ImageCommand::Import(args) => import::import(args, control.as_ref()),
+        ImageCommand::Rm { of: Several { nodes, json }, tier: true, force, .. } => {
+            tier::remove(&nodes, force, json, control.as_ref())
+        }
         ImageCommand::Clone { from: CloneOrigin::Tier(from), to, json } => {
             clone::from_tier(&from, to, json, control.as_ref())
         }
@@ -332,7 +343,8 @@ fn asked(command: ImageCommand) -> Result<AskedCommand, RequestError> {
             let request = StoreRequest::Clone { from: from.node, to };
             AskedCommand { store: from.store, request, as_json: json, sentence }
         }
-        ImageCommand::Rm { of: Several { nodes, json }, snapshots } => {
+        ImageCommand::Rm { tier: true, .. } => unreachable!("it has a way of its own"),
+        ImageCommand::Rm { of: Several { nodes, json }, snapshots, .. } => {
             let store = first(&nodes);
             let nodes: Vec<NodeName> = nodes.into_iter().map(|path| path.node).collect();
             let sentence = format!("Removed: {}.", in_words(&nodes));

@@ -72,7 +72,8 @@ JSON keys:
   push        store, after_seconds (null: off), paused, rate (bytes a second), queue (snapshots), pushing
               (null: nothing), snapshots, packs, bytes, bytes_sent, failures, error (null: none), lost (images
               that another store has taken over), last_success (seconds since 1970), lag_bytes, lag_seconds
-  gc --tier   packs, packs_needed, packs_marked, packs_deleted, bytes_deleted, records_deleted, traces_deleted
+  gc --tier   packs, packs_needed, packs_marked, packs_deleted, bytes_deleted, records_deleted, traces_deleted,
+              holds_released (of images that were cloned from the tier into this store)
   check --tier  images, snapshots, packs, bytes, problems
   gc          store, finished, removed, lost (what was and is in lost/), packs_removed, packs_written,
               bytes_removed, bytes_copied, bytes_needed, bytes_garbage (it stays in packs of which most is
@@ -101,7 +102,7 @@ pub(crate) enum StoreCommand {
         /// How chunks are compressed that come into packs; it leaves those alone that become hardly smaller
         #[arg(long, value_name = "HOW", value_enum, default_value_t = Compress::Lz4)]
         compress: Compress,
-        /// Give it this tier: s3://BUCKET/PREFIX or file:DIRECTORY
+        /// Give it this tier: s3://BUCKET/PREFIX, gs://…, az://… or file:DIRECTORY
         #[arg(long, value_name = "TIER")]
         tier: Option<TierUri>,
     },
@@ -109,8 +110,10 @@ pub(crate) enum StoreCommand {
     Tier {
         #[command(flatten)]
         of: OfStore,
-        /// s3://BUCKET/PREFIX[?endpoint=URL&region=NAME], or file:DIRECTORY; credentials are taken from the
-        /// environment, as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY
+        /// s3://BUCKET/PREFIX[?endpoint=URL&region=NAME], gs://BUCKET/PREFIX,
+        /// az://CONTAINER/PREFIX?account=NAME, or file:DIRECTORY; credentials are taken from the environment,
+        /// as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, GOOGLE_APPLICATION_CREDENTIALS,
+        /// AZURE_STORAGE_ACCOUNT_KEY
         #[arg(value_name = "TIER", conflicts_with = "off")]
         tier: Option<TierUri>,
         /// The store has no tier any more; what was pushed stays there
@@ -180,7 +183,7 @@ pub(crate) fn run(args: Args) -> Outcome {
             ask(&of, StoreRequest::Ingest { pause: (pause || resume).then_some(pause) })
         }
         StoreCommand::Push(args) => ask(&args.of, args.request()),
-        StoreCommand::Gc { of, grace, tier: true } => tiered::collect(&of.store, grace, of.json),
+        StoreCommand::Gc { of, grace, tier: true } => tiered::collect(place(&of, control), grace, of.json),
         StoreCommand::Gc { of, grace, tier: false } => collect(&of, grace, control),
     };
     done.unwrap_or_else(RequestError::ended)

@@ -20,8 +20,9 @@ use crate::store::{
     random_uuid, set_tier, tier_of,
 };
 use crate::tier::collect::{CollectOptions, CollectedTier, collect_tier};
+use crate::tier::keys::PackKey;
 use crate::tier::own::{Pusher, TakeOver, host_name, own};
-use crate::tier::pin::{publish, snapshot};
+use crate::tier::pin::{publish, release_unread, snapshot};
 use crate::tier::push::{PushTo, Pushed};
 use crate::tier::records::{NameOwner, TierSpace};
 use crate::tier::uri::TierUri;
@@ -30,15 +31,17 @@ use crate::tier::{ObjectError, Objects, Sent, TierError, begin, run};
 
 /// After which a push that was not finished is given up.
 const EXPIRY: Duration = Duration::from_secs(7 * 24 * 3600);
+/// What keeps packs for a clone is written before the clone is made, which takes less than this.
+const LEAST_AGE_OF_HOLD: Duration = Duration::from_secs(3600);
 
 /// The tier of a store, which is there.
-fn tier(store: &Path) -> Result<Arc<dyn Objects>, RequestError> {
+pub(super) fn tier(store: &Path) -> Result<Arc<dyn Objects>, RequestError> {
     show_warnings();
     let address = tier_of(store)?.ok_or(TierError::NoTier)?;
     Ok(address.parse::<TierUri>()?.objects()?)
 }
 
-fn pusher(place: StorePlace<'_>) -> Result<Pusher, RequestError> {
+pub(super) fn pusher(place: StorePlace<'_>) -> Result<Pusher, RequestError> {
     let StoreAnswer::Store(of) = owner::ask(place, &StoreRequest::Store, |_, _| Ok(()))? else {
         unreachable!("it is the answer to another request")
     };
@@ -188,19 +191,45 @@ pub(super) fn publish_as(path: &ImagePath, name: &str, as_json: bool) -> Result<
     Ok(print(&if as_json { json(&record) } else { sentence }))
 }
 
+/// What a collection has done. Its keys are part of the interface.
+#[derive(Debug, Serialize)]
+struct CollectedJson {
+    #[serde(flatten)]
+    collected: CollectedTier,
+    holds_released: u64,
+}
+
 /// Collects what nothing in the tier needs.
-pub(super) fn collect(store: &Path, grace: Duration, as_json: bool) -> Result<Outcome, RequestError> {
-    let objects = tier(store)?;
+pub(super) fn collect(
+    place: StorePlace<'_>,
+    grace: Duration,
+    as_json: bool,
+) -> Result<Outcome, RequestError> {
+    let objects = tier(place.store)?;
     let options = CollectOptions { grace_s: grace.as_secs(), expiry_s: EXPIRY.as_secs() };
+    let holds_released = release(&*objects, place, grace).unwrap_or_else(|error| {
+        // Another time: the tier keeps more than it has to until then.
+        complain("ringnbd", format_args!("what this store reads of the tier is not known: {error}"));
+        0
+    });
     let collected: CollectedTier = run(collect_tier(&*objects, options))?;
     if as_json {
-        return Ok(print(&json(&collected)));
+        return Ok(print(&json(&CollectedJson { collected, holds_released })));
     }
     let CollectedTier { packs, packs_needed, packs_marked, packs_deleted, bytes_deleted, .. } = collected;
     let mut text = format!("{packs} packs, {packs_needed} of them needed.\n");
     text += &format!("{packs_deleted} packs deleted: {}.\n", exact_and_human(bytes_deleted));
     text += &format!("{packs_marked} packs marked: they go with the next collection after the grace time.\n");
     Ok(print(&text))
+}
+
+/// Ends what keeps packs for images of this store that are gone, or do not read them any more.
+fn release(objects: &dyn Objects, place: StorePlace<'_>, grace: Duration) -> Result<u64, RequestError> {
+    let who = pusher(place)?;
+    let read = owner::look_at_sealed(place, OpenStore::packs_of_tiers)?;
+    let is_read = |pack: &PackKey| read.contains(&(pack.store, pack.number));
+    let age_s = grace.max(LEAST_AGE_OF_HOLD).as_secs();
+    Ok(run(release_unread(objects, who.store, &is_read, age_s))?)
 }
 
 /// Looks whether all is there that the tier says it has.

@@ -36,7 +36,7 @@ pub(crate) use snapshots::{SnapshotOutcome, SnapshotStats};
 pub(crate) use tiers::TierStats;
 pub(crate) use tls::TlsCounts;
 pub(crate) use tls::TlsFailure;
-pub(crate) use uploads::UploadStats;
+pub(crate) use uploads::{ImageLagStats, UploadStats};
 
 pub(crate) use totals::{CommandTotals, Totals};
 

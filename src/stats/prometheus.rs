@@ -442,7 +442,7 @@ fn process(page: &mut Page, of: &ProcessFacts) {
 mod tests {
     use std::time::Duration;
 
-    use super::super::{Interval, Timing};
+    use super::super::{ImageLagStats, Interval, Timing};
     use super::*;
 
     const IMAGE: ImageFacts =
@@ -497,6 +497,7 @@ mod tests {
                 pushed: 4,
                 requests: vec![("put", "throttled", 6)],
                 lag_s: 11,
+                images: vec![ImageLagStats { image: "vm1".to_owned(), bytes: 12, seconds: 13 }],
                 ..UploadStats::default()
             }),
         }];
@@ -604,6 +605,8 @@ mod tests {
             format!("ringnbd_tier_pushes_total{{{store},outcome=\"pushed\"}} 4\n"),
             format!("ringnbd_tier_requests_total{{{store},kind=\"put\",outcome=\"throttled\"}} 6\n"),
             format!("ringnbd_tier_lag_seconds{{{store}}} 11\n"),
+            format!("ringnbd_tier_image_lag_bytes{{{store},image=\"vm1\"}} 12\n"),
+            format!("ringnbd_tier_image_lag_seconds{{{store},image=\"vm1\"}} 13\n"),
             format!("ringnbd_tier_push_lost_images{{{store}}} 0\n"),
         ] {
             assert!(text.contains(&line), "{line}{text}");

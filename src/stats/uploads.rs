@@ -27,6 +27,16 @@ pub(crate) struct UploadStats {
     /// What the loss of the host would cost, as it was counted last.
     pub(crate) lag_bytes: u64,
     pub(crate) lag_s: u64,
+    /// The same of single images: those that would lose most.
+    pub(crate) images: Vec<ImageLagStats>,
+}
+
+/// How far the tier is behind an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ImageLagStats {
+    pub(crate) image: String,
+    pub(crate) bytes: u64,
+    pub(crate) seconds: u64,
 }
 
 /// Of stores that do so, by their labels.
@@ -77,4 +87,23 @@ pub(super) fn uploads(page: &mut Page, stores: &[(&str, &UploadStats)]) {
     family("ringnbd_tier_lag_bytes", "gauge", help, |stats| stats.lag_bytes);
     let help = "How old the oldest of these changes may be.";
     family("ringnbd_tier_lag_seconds", "gauge", help, |stats| stats.lag_s);
+    let help = "Bytes of an image that are not on the tier, of the 100 images that would lose most.";
+    image_lags(page, stores, "ringnbd_tier_image_lag_bytes", help, |lag| lag.bytes);
+    let help = "How old the oldest of these changes of an image may be.";
+    image_lags(page, stores, "ringnbd_tier_image_lag_seconds", help, |lag| lag.seconds);
+}
+
+fn image_lags(
+    page: &mut Page,
+    stores: &[(&str, &UploadStats)],
+    name: &str,
+    help: &str,
+    value: fn(&ImageLagStats) -> u64,
+) {
+    page.family(name, "gauge", help);
+    for (store, stats) in stores {
+        for lag in &stats.images {
+            page.sample(name, &[("store", store), ("image", &lag.image)], value(lag));
+        }
+    }
 }

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
-use super::catalog::{CatalogExcerpt, CatalogView, ChainNode, ImageRow, LayerRow, NodeName, SnapshotRow};
+use super::catalog::{
+    CatalogExcerpt, CatalogView, ChainNode, ImageRow, LayerRow, NodeName, SnapshotRow, StoreName,
+};
 use super::collection_pins::HeldContents;
 use super::error::StoreError;
 use super::maps::LayerMaps;
@@ -13,6 +15,8 @@ use super::push_notes::{PushLag, PushNotes};
 
 /// Snapshots that are told at once.
 const MOST_DUE: usize = 16;
+/// Images whose own lag is told: those that would lose most.
+const MOST_LAGGING: usize = 100;
 
 /// A snapshot that is not on the tier.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +32,15 @@ pub struct DuePushes {
     pub count: usize,
 }
 
+/// What the loss of a store would cost.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoreLag {
+    /// All images together: what several of them stand on counts once.
+    pub all: PushLag,
+    /// The images that would lose most, by their names; the first loses most.
+    pub images: Vec<(StoreName, PushLag)>,
+}
+
 /// What whoever pushes a snapshot is told of it.
 #[derive(Debug)]
 pub(crate) struct PushedContents {
@@ -39,7 +52,8 @@ pub(crate) struct PushedContents {
 
 impl<M: LayerMaps> OpenStore<M> {
     /// The oldest snapshots that were taken at least so many seconds ago, whose contents are in packs, and of
-    /// which nobody has noted that they are on the tier. `is_left` tells of those that have to wait.
+    /// which nobody has noted that they are on the tier, or were taken out of it. `is_left` tells of those
+    /// that have to wait.
     ///
     /// # Errors
     /// A change of the catalogue failed before.
@@ -53,7 +67,7 @@ impl<M: LayerMaps> OpenStore<M> {
         for image in view.images() {
             for row in view.snapshots_of(image.id) {
                 let is_old = now_s.saturating_sub(row.created_s) >= age_s;
-                if !is_old || notes.pushed_s(row.id.0).is_some() || !is_packed(view, row) {
+                if !is_old || notes.is_settled(row.id.0) || !is_packed(view, row) {
                     continue;
                 }
                 let node = NodeName { image: image.name.clone(), snapshot: Some(row.name.clone()) };
@@ -68,12 +82,11 @@ impl<M: LayerMaps> OpenStore<M> {
         Ok(DuePushes { first: due.into_iter().map(|(_, due)| due).collect(), count })
     }
 
-    /// What the loss of the store would cost, all images together: bytes, and how old the oldest of what is
-    /// not on the tier is.
+    /// What the loss of the store would cost: bytes, and how old the oldest of what is not on the tier is.
     ///
     /// # Errors
     /// A change of the catalogue failed before; files cannot be looked at.
-    pub fn push_lag(&self) -> Result<PushLag, StoreError> {
+    pub fn push_lag(&self) -> Result<StoreLag, StoreError> {
         let (view, usage, notes) = (self.view()?, self.usage()?, self.directory.push_notes());
         let taken = |row: &LayerRow| {
             let packed = view.contents(row.id).and_then(|_| self.packed_space(row.id));
@@ -114,11 +127,11 @@ fn lag_of_all(
     notes: &PushNotes,
     taken: impl Fn(&LayerRow) -> u64,
     now_s: u64,
-) -> PushLag {
+) -> StoreLag {
     let all = || view.images().flat_map(|image| view.snapshots_of(image.id));
     let is_pushed = |row: &&SnapshotRow| notes.pushed_s(row.id.0).is_some();
     let safe: BTreeSet<ChainNode> = all().filter(is_pushed).map(|row| row.below.node).collect();
-    let mut lag = PushLag { bytes: 0, seconds: 0 };
+    let mut lag = StoreLag::default();
     let mut counted = BTreeSet::new();
     for image in view.images() {
         let newer = view.image_chain(image).0.into_iter();
@@ -130,11 +143,14 @@ fn lag_of_all(
             bytes = bytes.saturating_add(own);
             new_bytes = new_bytes.saturating_add(if counted.insert(row.id) { own } else { 0 });
         }
-        lag.bytes = lag.bytes.saturating_add(new_bytes);
-        if bytes > 0 {
-            lag.seconds = lag.seconds.max(now_s.saturating_sub(last_safe_s(view, notes, image)));
-        }
+        let is_safe = bytes == 0;
+        let seconds = if is_safe { 0 } else { now_s.saturating_sub(last_safe_s(view, notes, image)) };
+        lag.all.bytes = lag.all.bytes.saturating_add(new_bytes);
+        lag.all.seconds = lag.all.seconds.max(seconds);
+        lag.images.push((image.name.clone(), PushLag { bytes, seconds }));
     }
+    lag.images.sort_by(|(one, lag), (other, more)| more.bytes.cmp(&lag.bytes).then_with(|| one.cmp(other)));
+    lag.images.truncate(MOST_LAGGING);
     lag
 }
 
@@ -148,7 +164,7 @@ fn last_safe_s(view: &CatalogView, notes: &PushNotes, image: &ImageRow) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::super::map_files::MapFiles;
-    use super::super::push_notes::note_push;
+    use super::super::push_notes::{note_push, note_withdrawal};
     use super::*;
 
     fn names(due: &DuePushes) -> Vec<String> {
@@ -168,7 +184,8 @@ mod tests {
         store.snapshot(vec!["a@one".parse().unwrap()]).unwrap();
         assert_eq!(store.due_pushes(0, |_, _| false).unwrap(), DuePushes::default(), "it is in no pack");
         let lag = store.push_lag().unwrap();
-        assert!(lag.bytes >= 1 << 20, "{lag:?}");
+        assert!(lag.all.bytes >= 1 << 20, "{lag:?}");
+        assert_eq!(lag.images, [("a".parse().unwrap(), lag.all)]);
         store.checkpoint(&"a@one".parse().unwrap(), &mut |_| Ok(())).unwrap();
         store.clone_images("a@one".parse().unwrap(), &["b".parse().unwrap()]).unwrap();
         store.snapshot(vec!["b@two".parse().unwrap()]).unwrap();
@@ -177,11 +194,22 @@ mod tests {
         assert_eq!(store.due_pushes(3600, |_, _| false).unwrap().count, 0, "they are young");
         let left = store.due_pushes(0, |node, _| node.image.as_str() == "a").unwrap();
         assert_eq!(names(&left), ["b@two"]);
-        assert!(store.push_lag().unwrap().bytes > 0);
+        let lag = store.push_lag().unwrap();
+        assert!(lag.all.bytes > 0);
+        // Both read it, and it would be lost once.
+        assert_eq!(lag.images.iter().map(|(_, lag)| lag.bytes).collect::<Vec<_>>(), [lag.all.bytes; 2]);
         note_push(&path, due.first[0].uuid, 5).unwrap();
         assert_eq!(names(&store.due_pushes(0, |_, _| false).unwrap()), ["b@two"]);
         // What b reads is there, though not under its name.
-        assert_eq!(store.push_lag().unwrap(), PushLag { bytes: 0, seconds: 0 });
+        let lag = store.push_lag().unwrap();
+        assert_eq!((lag.all, lag.images.len()), (PushLag::default(), 2));
+        assert!(lag.images.iter().all(|(_, lag)| *lag == PushLag::default()), "{lag:?}");
+        // Somebody took it out of the tier: that is no push that is missing, and not safe any more.
+        note_withdrawal(&path, due.first[0].uuid).unwrap();
+        assert_eq!(names(&store.due_pushes(0, |_, _| false).unwrap()), ["b@two"]);
+        assert!(store.push_lag().unwrap().all.bytes > 0);
+        note_push(&path, due.first[0].uuid, 5).unwrap();
+        assert_eq!(store.push_lag().unwrap().all, PushLag::default());
         assert!(store.contents_to_push(&"a@one".parse().unwrap()).unwrap().held.is_some());
         assert!(store.contents_to_push(&"a".parse().unwrap()).is_err(), "it may be written");
     }

@@ -1,6 +1,9 @@
 //! Images that begin with a snapshot which another store has written.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+use uuid::Uuid;
 
 use super::catalog::{self, ForeignSnapshot, ImageId, LayerId, NewForeignImage, StoreName};
 use super::collection_pins::CollectionPins;
@@ -59,6 +62,14 @@ impl<M: LayerMaps> OpenStore<M> {
             }
         }
         Ok(())
+    }
+
+    /// Packs that other stores have written and this one reads: who wrote each, and its number there.
+    ///
+    /// # Errors
+    /// A change of the catalogue failed before.
+    pub fn packs_of_tiers(&self) -> Result<BTreeSet<(Uuid, u64)>, StoreError> {
+        Ok(self.view()?.foreign_packs().map(|row| (row.origin.store, row.origin.number)).collect())
     }
 
     /// Packs that other stores have written.

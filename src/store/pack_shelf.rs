@@ -22,6 +22,8 @@ use crate::mutex::lock;
 const OPEN_PACKS: usize = 32;
 /// Bytes of chunks in memory.
 const MOST_BYTES: usize = 16 << 20;
+/// Bytes between chunks that are fetched at once: payloads begin at multiples of that, or follow each other.
+const SIDE_BY_SIDE: u64 = 4096;
 /// Damaged chunks that are told of: a check finds the others.
 const MOST_TOLD: usize = 1024;
 
@@ -228,15 +230,29 @@ impl PackShelf {
         bytes
     }
 
-    /// Has a chunk fetched that is not here, without waiting for it.
-    pub(crate) fn ask_ahead(&self, chunk: &NamedChunk) {
-        if self.kept(&chunk.hash).is_some() {
-            return;
+    /// Has chunks fetched that are not here, without waiting for them. What lies side by side in a pack comes
+    /// at once.
+    pub(crate) fn ask_ahead(&self, chunks: &[NamedChunk]) {
+        let mut places = Vec::new();
+        for chunk in chunks.iter().filter(|chunk| self.kept(&chunk.hash).is_none()) {
+            if let Ok(found) = self.find(chunk)
+                && let Some(place) = found.pack.chunk(found.slot)
+            {
+                let range = place.offset..place.offset + u64::from(place.payload_bytes);
+                if !found.pack.file().has(range.clone()) {
+                    places.push((found.number, found.pack, range));
+                }
+            }
         }
-        if let Ok(found) = self.find(chunk)
-            && let Some(place) = found.pack.chunk(found.slot)
-        {
-            found.pack.file().ask_ahead(place.offset..place.offset + u64::from(place.payload_bytes));
+        places.sort_by_key(|(number, _, range)| (*number, range.start));
+        let mut places = places.into_iter().peekable();
+        while let Some((number, pack, mut range)) = places.next() {
+            while let Some((_, _, next)) =
+                places.next_if(|(other, _, next)| *other == number && next.start <= range.end + SIDE_BY_SIDE)
+            {
+                range.end = range.end.max(next.end);
+            }
+            pack.file().ask_ahead(range);
         }
     }
 

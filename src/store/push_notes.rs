@@ -1,7 +1,7 @@
 //! Which snapshots are on the tier: noted after each push in the file `pushes`, as JSON. What counts is what
 //! the tier says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
@@ -20,10 +20,13 @@ const MOST_BYTES: u64 = 16 << 20;
 /// Snapshots that are remembered: of more, the oldest are forgotten.
 const MOST_NOTES: usize = 65_536;
 
-/// When snapshots were pushed, in seconds since 1970.
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct PushNotes {
+    /// When snapshots were pushed, in seconds since 1970.
     snapshots: BTreeMap<Uuid, u64>,
+    /// Those that were taken out of the tier: they come there again only when somebody asks for it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    withdrawn: BTreeSet<Uuid>,
 }
 
 /// How far an image is ahead of its latest snapshot on the tier.
@@ -55,15 +58,36 @@ impl StoreDirectory {
 /// # Errors
 /// The file's.
 pub fn note_push(store: &Path, snapshot: Uuid, pushed_s: u64) -> Result<(), StoreError> {
+    change(store, |notes| {
+        notes.withdrawn.remove(&snapshot);
+        notes.snapshots.insert(snapshot, pushed_s);
+        while notes.snapshots.len() > MOST_NOTES
+            && let Some(oldest) = notes.snapshots.iter().min_by_key(|(_, pushed_s)| **pushed_s)
+        {
+            let oldest = *oldest.0;
+            notes.snapshots.remove(&oldest);
+        }
+    })
+}
+
+/// Notes that a snapshot was taken out of the tier.
+///
+/// # Errors
+/// The file's.
+pub fn note_withdrawal(store: &Path, snapshot: Uuid) -> Result<(), StoreError> {
+    change(store, |notes| {
+        notes.snapshots.remove(&snapshot);
+        notes.withdrawn.insert(snapshot);
+        while notes.withdrawn.len() > MOST_NOTES {
+            notes.withdrawn.pop_first();
+        }
+    })
+}
+
+fn change(store: &Path, change: impl FnOnce(&mut PushNotes)) -> Result<(), StoreError> {
     let path = store.join(NAME);
     let mut notes = File::open(&path).map(read).unwrap_or_default();
-    notes.snapshots.insert(snapshot, pushed_s);
-    while notes.snapshots.len() > MOST_NOTES
-        && let Some(oldest) = notes.snapshots.iter().min_by_key(|(_, pushed_s)| **pushed_s)
-    {
-        let oldest = *oldest.0;
-        notes.snapshots.remove(&oldest);
-    }
+    change(&mut notes);
     let new = store.join(NEW);
     let write = || {
         let mut file = File::create(&new)?;
@@ -85,6 +109,11 @@ pub(super) fn forget_pushes(store: &Path) -> std::io::Result<()> {
 impl PushNotes {
     pub(super) fn pushed_s(&self, snapshot: Uuid) -> Option<u64> {
         self.snapshots.get(&snapshot).copied()
+    }
+
+    /// Whether it is known what has become of a snapshot on the tier: it is there, or was taken out of it.
+    pub(super) fn is_settled(&self, snapshot: Uuid) -> bool {
+        self.snapshots.contains_key(&snapshot) || self.withdrawn.contains(&snapshot)
     }
 
     /// How far an image is ahead of its latest snapshot on the tier; none without such a snapshot. `taken` is

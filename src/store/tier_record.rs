@@ -148,6 +148,7 @@ struct OwnerJson {
 struct HoldJson<'a> {
     version: u32,
     since_s: u64,
+    snapshot: Uuid,
     packs: &'a [RecordedPack],
 }
 
@@ -197,7 +198,8 @@ impl TierSnapshot {
         since_s: u64,
     ) -> Result<(), StoreError> {
         let key = format!("holds/{}/{image}.json", store.simple());
-        let hold = HoldJson { version: VERSION, since_s, packs: &self.record.packs };
+        let hold =
+            HoldJson { version: VERSION, since_s, snapshot: self.record.uuid, packs: &self.record.packs };
         let text = serde_json::to_vec_pretty(&hold).unwrap_or_default();
         source.write_object(&key, &text).map_err(|error: SourceError| StoreError::Tier(error.to_string()))
     }

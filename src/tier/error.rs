@@ -35,9 +35,13 @@ pub enum TierError {
     #[error("{image}@{snapshot} is not in the tier")]
     NoSnapshot { image: String, snapshot: String },
     #[error(
-        "the tier has another snapshot under the name {image}@{snapshot}: rename this one, or remove that one"
+        "the tier has another snapshot under the name {image}@{snapshot}: rename this one, or remove that one (`ringnbd image rm --tier`)"
     )]
     OtherSnapshot { image: String, snapshot: String },
+    #[error(
+        "{image}@{snapshot} was cloned from the tier: {clones}. With --force it goes; these clones keep the packs that they read"
+    )]
+    Cloned { image: String, snapshot: String, clones: String },
     #[error("{0} has {MOST_SNAPSHOTS} snapshots in the tier, which is the most: remove some")]
     Full(String),
     #[error("{key} is neither in the tier nor in this store: {why}")]
@@ -58,7 +62,8 @@ impl TierError {
             Self::Objects(_) | Self::Record { .. } | Self::NoPack { .. } | Self::OtherPack { .. } => false,
             Self::Pack { .. } | Self::Busy(_) => false,
             Self::Name(_) | Self::NoTier | Self::OtherSpace { .. } | Self::NotOwner { .. } => true,
-            Self::NoImage(_) | Self::NoSnapshot { .. } | Self::OtherSnapshot { .. } | Self::Full(_) => true,
+            Self::NoImage(_) | Self::NoSnapshot { .. } | Self::OtherSnapshot { .. } => true,
+            Self::Cloned { .. } | Self::Full(_) => true,
         }
     }
 }

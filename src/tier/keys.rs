@@ -108,6 +108,20 @@ pub fn hold(store: Uuid, image: &str) -> String {
     format!("{HOLDS}{}/{image}.json", store.simple())
 }
 
+/// Store and image of the key of a hold.
+#[must_use]
+pub fn of_hold(key: &str) -> Option<(Uuid, &str)> {
+    let (store, image) = key.strip_prefix(HOLDS)?.strip_suffix(".json")?.split_once('/')?;
+    let store = Uuid::try_parse(store).ok()?;
+    (hold(store, image) == key).then_some((store, image))
+}
+
+/// What images of a store read.
+#[must_use]
+pub fn holds_of(store: Uuid) -> String {
+    format!("{HOLDS}{}/", store.simple())
+}
+
 /// A name for everybody.
 #[must_use]
 pub fn published(name: &str) -> String {
@@ -144,6 +158,9 @@ mod tests {
         assert_eq!(of_record(&owner("vm1")), None);
         assert_eq!(of_owner(&owner("vm1")), Some("vm1"));
         assert_eq!(of_boot_trace(&boot_trace(id)), Some(id));
+        assert_eq!(of_hold(&hold(id, "vm1")), Some((id, "vm1")));
+        assert_eq!(of_hold(&format!("holds/{id}/vm1.json")), None, "another spelling");
+        assert!(hold(id, "vm1").starts_with(&holds_of(id)));
         assert_eq!(of_boot_trace(&format!("boot-traces/{id}.json")), None, "another spelling");
     }
 

@@ -33,6 +33,8 @@
 #![forbid(unsafe_code)]
 
 pub mod begin;
+#[cfg(feature = "tier")]
+mod bucket;
 mod bug;
 mod change;
 mod client;
@@ -61,6 +63,7 @@ mod together;
 pub mod uri;
 pub mod verify;
 mod waiting;
+pub mod withdraw;
 
 pub use client::TierClient;
 pub use counted::{CountedObjects, ObjectCounts};

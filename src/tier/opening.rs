@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "tier")]
+use super::bucket::RemoteTries;
 use super::client::TierClient;
 use super::directory::DirectoryObjects;
 use super::objects::Objects;
 #[cfg(feature = "tier")]
-use super::remote::{RemoteObjects, RemoteTries};
+use super::remote::RemoteObjects;
 use super::uri::{TierUri, TierUriError};
 
 impl TierUri {
@@ -18,9 +20,9 @@ impl TierUri {
         match self {
             Self::Directory(path) => Ok(Arc::new(DirectoryObjects::new(path)?)),
             #[cfg(feature = "tier")]
-            Self::S3(place) => Ok(Arc::new(RemoteObjects::s3(place, RemoteTries::Few)?)),
+            Self::Bucket(place) => Ok(Arc::new(RemoteObjects::new(place, RemoteTries::Few)?)),
             #[cfg(not(feature = "tier"))]
-            Self::S3(_) => Err(TierUriError::NotBuilt),
+            Self::Bucket(_) => Err(TierUriError::NotBuilt),
         }
     }
 
@@ -31,7 +33,7 @@ impl TierUri {
     pub fn client(&self) -> Result<TierClient, TierUriError> {
         let objects: Arc<dyn Objects> = match self {
             #[cfg(feature = "tier")]
-            Self::S3(place) => Arc::new(RemoteObjects::s3(place, RemoteTries::One)?),
+            Self::Bucket(place) => Arc::new(RemoteObjects::new(place, RemoteTries::One)?),
             other => other.objects()?,
         };
         TierClient::start(objects).map_err(|error| TierUriError::Setup(format!("no thread for it: {error}")))

@@ -3,15 +3,18 @@
 //! It is written first, and the snapshot looked at after that: if it is there then, its packs were not on
 //! their way to deletion, and a collection that begins later sees what was written.
 
+use std::sync::{Mutex, PoisonError};
+
 use uuid::Uuid;
 
-use super::change::{TierChange, change, read};
+use super::change::{TierChange, change, patiently, read};
 use super::error::TierError;
-use super::keys;
+use super::keys::{self, PackKey};
 use super::names::checked;
 use super::objects::Objects;
 use super::own::owner;
 use super::records::{Published, PushRecord, TierHold};
+use super::together::all_small;
 
 /// The record of a snapshot that is in the tier.
 ///
@@ -76,8 +79,8 @@ pub async fn hold(
     checked(image)?;
     let (key, since_s) = (keys::hold(store, image), objects.now_s());
     let decide = |there: Option<TierHold>| {
-        let is_there = there.is_some_and(|there| there.packs == of.packs);
-        let new = TierHold { since_s, packs: of.packs.clone() };
+        let is_there = there.is_some_and(|there| there.packs == of.packs && there.snapshot == Some(of.uuid));
+        let new = TierHold { since_s, packs: of.packs.clone(), snapshot: Some(of.uuid) };
         Ok(if is_there { TierChange::Done(()) } else { TierChange::Put(new, ()) })
     };
     change(objects, &key, decide).await?.done();
@@ -99,8 +102,66 @@ pub async fn release(objects: &dyn Objects, (store, image): (Uuid, &str)) -> Res
         Ok(if is_over {
             TierChange::Done(())
         } else {
-            TierChange::Put(TierHold { since_s, packs: Vec::new() }, ())
+            TierChange::Put(TierHold { since_s, packs: Vec::new(), snapshot: None }, ())
         })
     };
     change(objects, &keys::hold(store, image), decide).await.map(|changed| changed.done())
+}
+
+/// Images of all stores that were cloned from a snapshot and still read it, as `NAME (store UUID)`. An
+/// earlier version did not note the snapshot: then it is one with the same packs.
+///
+/// # Errors
+/// The object store's.
+pub async fn clones_of(objects: &dyn Objects, of: &PushRecord) -> Result<Vec<String>, TierError> {
+    let found = patiently(objects, || objects.list(keys::HOLDS)).await?;
+    let clones = Mutex::new(Vec::new());
+    all_small(found.iter(), |found| {
+        let clones = &clones;
+        Box::pin(async move {
+            let Some((store, image)) = keys::of_hold(&found.key) else { return Ok(()) };
+            let Some(hold) = read::<TierHold>(objects, &found.key).await? else { return Ok(()) };
+            let is_of = hold.snapshot.map_or(hold.packs == of.packs, |snapshot| snapshot == of.uuid);
+            if is_of && !hold.packs.is_empty() {
+                let mut clones = clones.lock().unwrap_or_else(PoisonError::into_inner);
+                clones.push(format!("{image} (store {store})"));
+            }
+            Ok::<(), TierError>(())
+        })
+    })
+    .await?;
+    let mut clones = clones.into_inner().unwrap_or_else(PoisonError::into_inner);
+    clones.sort();
+    Ok(clones)
+}
+
+/// Ends what keeps packs for images of a store that reads none of these packs any more. One that is younger
+/// than `age_s` stays: its image is made after it. Says how many ended.
+///
+/// # Errors
+/// The object store's.
+pub async fn release_unread(
+    objects: &dyn Objects,
+    store: Uuid,
+    is_read: &dyn Fn(&PackKey) -> bool,
+    age_s: u64,
+) -> Result<u64, TierError> {
+    let (folder, now_s) = (keys::holds_of(store), objects.now_s());
+    let mut released = 0;
+    for found in patiently(objects, || objects.list(&folder)).await? {
+        let decide = |there: Option<TierHold>| {
+            Ok(match there {
+                Some(hold)
+                    if !hold.packs.is_empty()
+                        && now_s >= hold.since_s.saturating_add(age_s)
+                        && !hold.packs.iter().any(|pack| is_read(&pack.key)) =>
+                {
+                    TierChange::Put(TierHold { since_s: now_s, packs: Vec::new(), snapshot: None }, true)
+                }
+                _ => TierChange::Done(false),
+            })
+        };
+        released += u64::from(change(objects, &found.key, decide).await?.done());
+    }
+    Ok(released)
 }

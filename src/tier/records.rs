@@ -156,6 +156,9 @@ impl RecordPack {
 pub struct TierHold {
     pub since_s: u64,
     pub packs: Vec<RecordPack>,
+    /// The snapshot that the image was cloned from, by its own uuid; none if an earlier version wrote this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<Uuid>,
 }
 
 /// `publish/<name>.json`. It has all that the snapshot's record had, and goes on when that is removed. None:

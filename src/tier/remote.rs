@@ -5,41 +5,21 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use object_store::aws::{AmazonS3Builder, S3ConditionalPut};
 use object_store::path::Path;
 use object_store::{
-    BackoffConfig, GetOptions, GetResult, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload,
-    RetryConfig, UpdateVersion,
+    GetOptions, GetResult, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion,
 };
 
-use super::known_hosts::KnownHosts;
+use super::bucket::{RemoteTries, open};
 use super::objects::{
     ObjectError, ObjectFuture, ObjectMeta, ObjectVersion, Objects, PackBytes, PutIf, Sent, TierObject,
 };
 use super::records::MOST_BYTES;
-use super::uri::{S3Place, TierUriError};
+use super::uri::{BucketPlace, TierUriError};
 use super::waiting::spread;
 
 /// Bytes of a part of an upload. A larger object has several, and at most 10,000 of them are possible.
 const PART: u64 = 8 << 20;
-/// What the crate tries by itself, for requests that may be sent twice: after that time whoever asked is
-/// told, and asks again.
-const TRIES: usize = 3;
-const TRIES_TIME: Duration = Duration::from_secs(5);
-/// After which a request counts as not answered: in all, and without any byte of the answer.
-const CONNECT_TIME: Duration = Duration::from_secs(5);
-const REQUEST_TIME: Duration = Duration::from_secs(60);
-const SILENT_TIME: Duration = Duration::from_secs(10);
-
-/// How often a request is sent that may be sent twice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RemoteTries {
-    /// As often as the crate does.
-    Few,
-    /// Once: whoever asks has a deadline, and asks again.
-    One,
-}
-
 /// An object store of the network, below a prefix.
 #[derive(Debug)]
 pub(super) struct RemoteObjects {
@@ -48,37 +28,10 @@ pub(super) struct RemoteObjects {
 }
 
 impl RemoteObjects {
-    /// S3, or what speaks its protocol. What the place does not say is taken from the environment, by the
-    /// names that Amazon's programs use.
-    ///
     /// # Errors
     /// What was given does not fit.
-    pub(super) fn s3(place: &S3Place, tries: RemoteTries) -> Result<Self, TierUriError> {
-        let mut options = object_store::ClientOptions::new()
-            .with_connect_timeout(CONNECT_TIME)
-            .with_timeout(REQUEST_TIME)
-            .with_dns_resolver(Arc::new(KnownHosts::default()));
-        let mut max_retries = TRIES;
-        if tries == RemoteTries::One {
-            options = options.with_read_timeout(SILENT_TIME);
-            max_retries = 0;
-        }
-        let retry = RetryConfig { backoff: BackoffConfig::default(), max_retries, retry_timeout: TRIES_TIME };
-        let mut builder = AmazonS3Builder::from_env()
-            .with_client_options(options)
-            .with_retry(retry)
-            .with_conditional_put(S3ConditionalPut::ETagMatch)
-            .with_bucket_name(&place.bucket);
-        if let Some(region) = &place.region {
-            builder = builder.with_region(region);
-        }
-        let endpoint = place.endpoint.clone().or_else(endpoint_of_environment);
-        if let Some(endpoint) = endpoint {
-            // Whoever writes http means it.
-            builder = builder.with_allow_http(endpoint.starts_with("http://")).with_endpoint(endpoint);
-        }
-        let store = builder.build().map_err(|error| TierUriError::Setup(error.to_string()))?;
-        Ok(Self { store: Arc::new(store), prefix: place.prefix.clone() })
+    pub(super) fn new(place: &BucketPlace, tries: RemoteTries) -> Result<Self, TierUriError> {
+        Ok(Self { store: open(place, tries)?, prefix: place.prefix.clone() })
     }
 
     fn path(&self, key: &str) -> Path {
@@ -158,12 +111,6 @@ impl RemoteObjects {
         all.sort_by(|one, other| one.key.cmp(&other.key));
         Ok(all)
     }
-}
-
-/// As Amazon's programs have it, and as the crate has it.
-fn endpoint_of_environment() -> Option<String> {
-    let names = ["AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"];
-    names.iter().find_map(|name| std::env::var(name).ok()).filter(|value| !value.is_empty())
 }
 
 /// The bytes of an answer, which has no more than `most` of them, whatever it says.

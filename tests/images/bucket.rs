@@ -1,5 +1,6 @@
 //! A bucket in a server of S3 from Python's registry, and what fails on the way to it.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -102,11 +103,16 @@ const FAULTS: [ProxyFault; 7] = [
 #[derive(Debug, Default)]
 pub(super) struct ProxyCounts {
     pub(super) requests: AtomicU64,
+    /// Those for parts of packs, and the bytes of their answers.
+    pub(super) pack_gets: AtomicU64,
     pub(super) pack_bytes: AtomicU64,
     /// Paths of packs that were uploaded, each time.
     pub(super) uploads: Mutex<Vec<String>>,
     by_fault: Mutex<Vec<ProxyFault>>,
 }
+
+/// The head and the body of an answer that has all of an object.
+type KeptAnswer = (String, Vec<u8>);
 
 struct ProxyState {
     to: u16,
@@ -116,6 +122,11 @@ struct ProxyState {
     is_up: AtomicBool,
     /// Requests come, and wait.
     is_silent: AtomicBool,
+    /// What is added to each request, in milliseconds.
+    late_ms: AtomicU64,
+    /// Packs are answered from here: the bucket's server reads a whole one for each part of it.
+    is_keeping: AtomicBool,
+    kept: Mutex<BTreeMap<String, Arc<KeptAnswer>>>,
     counts: ProxyCounts,
 }
 
@@ -138,10 +149,10 @@ impl FaultProxy {
         let listener =
             TcpListener::bind(if host == "localhost" { "127.0.0.1:0" } else { "0.0.0.0:0" }).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (rate, counts) = Default::default();
-        let (random, is_up, is_silent) =
-            (AtomicU64::new(seed), AtomicBool::new(true), AtomicBool::new(false));
-        let state = Arc::new(ProxyState { to: bucket.port, rate, random, is_up, is_silent, counts });
+        let (to, random, is_up) = (bucket.port, AtomicU64::new(seed), AtomicBool::new(true));
+        let (rate, is_silent, late_ms, is_keeping, kept, counts) = Default::default();
+        let state = ProxyState { to, rate, random, is_up, is_silent, late_ms, is_keeping, kept, counts };
+        let state = Arc::new(state);
         let proxy = Self { host, port, state, listening: Mutex::default() };
         proxy.listen(listener);
         proxy
@@ -180,6 +191,12 @@ impl FaultProxy {
         self.state.is_silent.store(is_so, Ordering::SeqCst);
     }
 
+    /// An object store that is fast, and so far away.
+    pub(super) fn be_far(&self, late_ms: u64) {
+        self.state.late_ms.store(late_ms, Ordering::SeqCst);
+        self.state.is_keeping.store(true, Ordering::SeqCst);
+    }
+
     pub(super) fn fail(&self, percent: u64) {
         self.state.rate.store(percent, Ordering::SeqCst);
     }
@@ -212,7 +229,7 @@ impl Drop for FaultProxy {
 }
 
 /// A request or an answer that says how long its body is.
-fn read_message(from: &mut TcpStream) -> std::io::Result<(String, Vec<u8>)> {
+pub(super) fn read_message(from: &mut TcpStream) -> std::io::Result<(String, Vec<u8>)> {
     let mut bytes = Vec::new();
     let mut piece = [0; 65_536];
     let head = loop {
@@ -239,18 +256,22 @@ fn read_message(from: &mut TcpStream) -> std::io::Result<(String, Vec<u8>)> {
     Ok((text, body))
 }
 
-fn value<'a>(head: &'a str, name: &str) -> Option<&'a str> {
+pub(super) fn value<'a>(head: &'a str, name: &str) -> Option<&'a str> {
     let mut lines = head.lines().filter_map(|line| line.split_once(':'));
     lines.find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim())
 }
 
-/// The head with other values of some headers.
+/// The head with another value of a header.
 fn with(head: &str, name: &str, value: &str) -> String {
+    let others = without(head, name);
+    format!("{}{name}: {value}\r\n\r\n", others.strip_suffix("\r\n").unwrap())
+}
+
+fn without(head: &str, name: &str) -> String {
     let others = head.lines().filter(|line| {
         !line.is_empty() && !line.split_once(':').is_some_and(|(key, _)| key.eq_ignore_ascii_case(name))
     });
-    others.chain([format!("{name}: {value}").as_str()]).map(|line| format!("{line}\r\n")).collect::<String>()
-        + "\r\n"
+    others.map(|line| format!("{line}\r\n")).collect::<String>() + "\r\n"
 }
 
 impl ProxyState {
@@ -268,12 +289,41 @@ impl ProxyState {
         FAULTS[(random / 100 % FAULTS.len() as u64) as usize]
     }
 
+    fn ask(&self, head: &str, body: &[u8]) -> std::io::Result<(String, Vec<u8>)> {
+        let mut server = TcpStream::connect(("127.0.0.1", self.to))?;
+        server.write_all(with(head, "Connection", "close").as_bytes())?;
+        server.write_all(body)?;
+        read_message(&mut server)
+    }
+
+    /// The part of an object that is asked for, which is fetched as a whole once.
+    fn part_of_kept(&self, head: &str) -> std::io::Result<(String, Vec<u8>)> {
+        let path = head.split(' ').nth(1).unwrap().to_owned();
+        let mut kept = self.kept.lock().unwrap();
+        if !kept.contains_key(&path) {
+            let whole = self.ask(&without(head, "Range"), &[])?;
+            assert!(whole.0.starts_with("HTTP/1.1 200"), "{path}: {}", whole.0);
+            kept.insert(path.clone(), Arc::new(whole));
+        }
+        let whole = Arc::clone(&kept[&path]);
+        drop(kept);
+        let range = value(head, "range").and_then(|range| range.strip_prefix("bytes=")?.split_once('-'));
+        let (start, last) = range.expect("a part is asked for");
+        let (start, end) = (start.parse().unwrap(), last.parse::<usize>().unwrap() + 1);
+        let part = whole.1[start..end].to_vec();
+        let head = whole.0.replacen("200 OK", "206 Partial Content", 1);
+        let head = with(&head, "Content-Length", &part.len().to_string());
+        let place = format!("bytes {start}-{last}/{}", whole.1.len());
+        Ok((with(&head, "Content-Range", &place), part))
+    }
+
     /// Passes one request on.
     fn pass(&self, mut client: TcpStream) -> std::io::Result<()> {
         let (head, body) = read_message(&mut client)?;
         while self.is_silent.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(5));
         }
+        std::thread::sleep(Duration::from_millis(self.late_ms.load(Ordering::SeqCst)));
         let is_get_of_pack = head.starts_with("GET ") && head.lines().next().unwrap().contains(".pack");
         let path_of_upload = head.strip_prefix("PUT ").and_then(|rest| rest.split(' ').next());
         let path_of_upload = path_of_upload.filter(|path| path.ends_with(".pack")).map(str::to_owned);
@@ -298,12 +348,13 @@ impl ProxyState {
             ProxyFault::SlowDown => return refuse(&mut client, "SlowDown"),
             _ => {}
         }
-        let mut server = TcpStream::connect(("127.0.0.1", self.to))?;
-        server.write_all(with(&head, "Connection", "close").as_bytes())?;
-        server.write_all(&body)?;
-        let (head, mut body) = read_message(&mut server)?;
+        let (head, mut body) = match is_get_of_pack && self.is_keeping.load(Ordering::SeqCst) {
+            true => self.part_of_kept(&head)?,
+            false => self.ask(&head, &body)?,
+        };
         let mut head = with(&head, "Connection", "close");
         if is_get_of_pack {
+            self.counts.pack_gets.fetch_add(1, Ordering::SeqCst);
             self.counts.pack_bytes.fetch_add(body.len() as u64, Ordering::SeqCst);
         }
         if let Some(path) = path_of_upload {

@@ -4,6 +4,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use super::Store;
 use super::online::{client, golden, online};
 
@@ -112,6 +114,89 @@ fn a_name_has_one_writer() {
     other.run("image push STORE/golden@mine").ok();
     assert_eq!(one.json("store check STORE --tier")["snapshots"], 2);
     assert_eq!(one.run("store check STORE").ok(), "Nothing is wrong.\n");
+}
+
+/// Makes an object of the tier older than all limits.
+fn age(object: &Path, key: &str) {
+    let mut value: Value = serde_json::from_slice(&std::fs::read(object).unwrap()).unwrap();
+    value[key] = 0.into();
+    std::fs::write(object, value.to_string()).unwrap();
+}
+
+/// The files in a directory and below it.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    entries.flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
+}
+
+/// It stays in its store, clones on other hosts keep what they read, and packs go when nothing needs them.
+#[test]
+fn a_snapshot_is_taken_out_of_the_tier() {
+    let ((store, golden), other, third) = (golden(), Store::init(), Store::init());
+    let tier = store.directory().join("tier");
+    let from = format!("file://{}/golden@v1", tier.display());
+    tiered(&store, &tier);
+    tiered(&other, &tier);
+    store.run("image checkpoint STORE/golden@v1").ok();
+    store.run("image push STORE/golden@v1").ok();
+    other.run(&format!("image clone {from} STORE/vm9")).ok();
+    store.refused("image rm STORE/golden@v1 --tier", &["was cloned", "vm9 (store ", "--force"]);
+    other.refused("image rm STORE/golden@v1 --tier", &["belongs to the store"]);
+    store.refused("image rm STORE/golden --tier", &["golden"]);
+    store.refused(
+        "image rm STORE/golden@v1 STORE/golden@v7 --tier --force",
+        &["golden@v7 is not in the tier"],
+    );
+    assert!(store.json("image info STORE/golden@v1")["pushed"].is_u64(), "none of them goes");
+
+    let removed = store.json("image rm STORE/golden@v1 --tier --force");
+    assert_eq!(removed["removed"], serde_json::json!(["golden@v1"]));
+    assert!(store.names().contains(&"golden@v1".to_owned()));
+    assert!(store.json("image info STORE/golden@v1").get("pushed").is_none());
+    third.refused(&format!("image clone {from} STORE/x"), &["no snapshot \"v1\""]);
+    for record in files(&tier.join("images/golden/records")) {
+        age(&record, "pushed_s");
+    }
+    let collect = |store: &Store| store.json("store gc STORE --tier --grace 0s");
+    // Records go, packs are marked, and then deleted: but the clone keeps these.
+    (0..4).for_each(|_| drop(collect(&store)));
+    assert!(files(&tier.join("images/golden/records")).is_empty());
+    assert!(packs(&tier) == packs(&store.path()));
+    other.run("image export STORE/vm9 DIR/out.raw").ok();
+    assert!(std::fs::read(other.directory().join("out.raw")).unwrap() == golden);
+
+    let hold = files(&tier.join("holds")).remove(0);
+    age(&hold, "since_s");
+    assert_eq!(collect(&other)["holds_released"], 0, "it is read");
+    other.run("image rm STORE/vm9 --snapshots").ok();
+    other.run("store gc STORE --grace 0s").ok();
+    assert_eq!(collect(&store)["holds_released"], 0, "it is another store's");
+    assert_eq!(collect(&other)["holds_released"], 1);
+    (0..2).for_each(|_| drop(collect(&store)));
+    assert!(packs(&tier).is_empty());
+    // It may come again.
+    store.run("image push STORE/golden@v1").ok();
+    assert!(packs(&tier) == packs(&store.path()));
+    third.run(&format!("image clone {from} STORE/x")).ok();
+    assert_eq!(store.json("store check STORE --tier")["problems"], serde_json::json!([]));
+}
+
+/// What keeps packs is written before a clone is made: a collection between leaves it alone.
+#[test]
+fn what_a_clone_will_read_is_kept_before_it_is_made() {
+    let (store, other) = (golden().0, Store::init());
+    let tier = store.directory().join("tier");
+    tiered(&store, &tier);
+    tiered(&other, &tier);
+    store.run("image checkpoint STORE/golden@v1").ok();
+    store.run("image push STORE/golden@v1").ok();
+    other.run(&format!("image clone file://{}/golden@v1 STORE/vm9", tier.display())).ok();
+    other.run("image rm STORE/vm9 --snapshots").ok();
+    other.run("store gc STORE --grace 0s").ok();
+    assert_eq!(other.json("store gc STORE --tier --grace 0s")["holds_released"], 0, "it is young");
+    age(&files(&tier.join("holds"))[0], "since_s");
+    assert_eq!(other.json("store gc STORE --tier --grace 0s")["holds_released"], 1);
+    assert_eq!(other.json("store gc STORE --tier --grace 0s")["holds_released"], 0, "it is over");
 }
 
 /// Its name is right, so that is not what is told.

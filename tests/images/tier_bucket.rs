@@ -101,6 +101,26 @@ fn another_host_starts_an_image_of_a_bucket() {
     assert_eq!(run(&other, "store check STORE").ok(), "Nothing is wrong.\n");
 }
 
+/// What a read needs is asked for at once, and what lies side by side is one request.
+#[test]
+fn a_long_read_is_few_requests() {
+    let Some(bucket) = Bucket::start() else { return };
+    let (_one, golden) = pushed(&bucket);
+    let proxy = FaultProxy::start(&bucket, 2);
+    let other = Store::init();
+    run(&other, &format!("image clone {} STORE/vm9", proxy.uri("/golden@v1"))).ok();
+    proxy.be_far(20);
+    let online = serve(&other);
+    let mut reader = client(&online.server, "vm9");
+    reader.read_at(0, &mut [0; 4096]).unwrap();
+    let before = proxy.counts().pack_gets.load(SeqCst);
+    let mut found = vec![0; 1 << 20];
+    reader.read_at(1 << 20, &mut found).unwrap();
+    assert!(found == golden[1 << 20..2 << 20]);
+    let gets = proxy.counts().pack_gets.load(SeqCst) - before;
+    assert!(gets <= 5, "{gets} requests for 16 chunks that lie side by side");
+}
+
 /// Latency, 503, throttling, halves, wrong bytes and lost answers cost time and no byte.
 #[test]
 fn faults_on_the_way_to_a_bucket_cost_no_byte() {

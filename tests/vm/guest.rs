@@ -90,6 +90,13 @@ impl Guest {
         self
     }
 
+    /// Has qemu write each request to NBD servers to a file.
+    pub(crate) fn trace_requests(mut self, file: &Path) -> Guest {
+        let more = ["-trace".to_owned(), "nbd_send_request".to_owned(), "-D".to_owned()];
+        self.arguments.extend(more.into_iter().chain([file.display().to_string()]));
+        self
+    }
+
     /// A second serial line, `/dev/ttyS1`, whose other end is a unix socket.
     pub(crate) fn control(mut self, socket: &Path) -> Guest {
         let line = format!("unix:{},server=on,wait=off", socket.display());

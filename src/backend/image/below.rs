@@ -43,14 +43,21 @@ impl Chain {
         }
     }
 
-    /// Has a chunk of packs brought near, without waiting for it.
+    /// Has chunks of packs brought near, without waiting for them.
     pub(super) async fn bring_near(
         &self,
-        chunk: NamedChunk,
+        chunks: Vec<NamedChunk>,
         context: &ShardContext,
     ) -> Result<(), BlockError> {
-        let contents = self.contents.as_ref().expect("they are the source");
-        contents.bring_near(chunk, context).await
+        match &self.contents {
+            Some(contents) => contents.bring_near(chunks, context).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Whether something that is read may have to be fetched from far away.
+    pub(super) fn has_far(&self) -> bool {
+        self.contents.as_ref().is_some_and(|contents| contents.has_far())
     }
 
     /// Reads a part that is in one chunk of packs into `lease[start..]`.

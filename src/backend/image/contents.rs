@@ -139,21 +139,27 @@ impl ContentsLink {
         }
     }
 
-    /// Has a chunk brought near that is far away, without waiting for it.
+    /// Has chunks brought near that are far away, without waiting for them.
     pub(super) async fn bring_near(
         &self,
-        chunk: NamedChunk,
+        mut chunks: Vec<NamedChunk>,
         context: &ShardContext,
     ) -> Result<(), BlockError> {
-        if !self.of.shelf.may_be_far(&chunk) {
+        chunks.retain(|chunk| self.of.shelf.may_be_far(chunk));
+        if chunks.is_empty() {
             return Ok(());
         }
         let shelf = Arc::clone(&self.of.shelf);
         let asked = move || {
-            shelf.ask_ahead(&chunk);
+            shelf.ask_ahead(&chunks);
             Ok(())
         };
         self.help(true, context, asked).await
+    }
+
+    /// Whether chunks may have to be fetched from far away.
+    pub(super) fn has_far(&self) -> bool {
+        self.of.shelf.has_far()
     }
 
     /// What is far away keeps as many threads busy as one key may have, and none of the others.

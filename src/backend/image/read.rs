@@ -14,6 +14,9 @@ use crate::ring::{FileIndex, Lease, MappedRange};
 /// Zeroes that are written to memory before others have their turn.
 const ZEROES_STEP: u64 = 256 << 10;
 
+/// Chunks that a read asks for at once.
+const MOST_ASKED: usize = 64;
+
 /// How often a read looks again at blocks that change meanwhile: a client that zeroes them all the time
 /// keeps nobody from an answer.
 const MOST_LOOKS: usize = 8;
@@ -29,6 +32,7 @@ impl Chain {
     ) -> (Lease, Result<(), ReadFailure>) {
         let mut rest = range;
         let mut looks = 0;
+        let mut is_asked = !self.has_far();
         while !rest.is_empty() {
             let good = rest.offset() - range.offset();
             let (part, source) = match self.part(rest, context).await {
@@ -37,6 +41,11 @@ impl Chain {
             };
             let start = start + good as u32;
             if let Source::Contents(chunk) = source {
+                if !is_asked && part.end() < range.end() {
+                    // What is not here fails where it is read.
+                    let _asked = self.ask_for_all(rest, context).await;
+                    is_asked = true;
+                }
                 let done = self.read_contents(chunk, part, &mut lease, start, context).await;
                 if let Err(error) = done {
                     return (lease, Err(ReadFailure { error, good }));
@@ -74,6 +83,19 @@ impl Chain {
             rest = behind(part, range);
         }
         (lease, Ok(()))
+    }
+
+    /// What a read needs that is far away comes side by side, and not one chunk after the other.
+    async fn ask_for_all(&self, range: ByteRange, context: &ShardContext) -> Result<(), BlockError> {
+        let (mut chunks, mut rest) = (Vec::new(), range);
+        while !rest.is_empty() && chunks.len() < MOST_ASKED {
+            let (part, source) = self.part(rest, context).await?;
+            if let Source::Contents(chunk) = source {
+                chunks.push(chunk);
+            }
+            rest = behind(part, range);
+        }
+        self.bring_near(chunks, context).await
     }
 
     /// What a read can be answered with that needs neither time nor memory; `None` within for zeroes.
@@ -135,7 +157,7 @@ impl Chain {
             if let Some(file) = self.file(source) {
                 file.cache(part, abandon, context).await?;
             } else if let Source::Contents(chunk) = source {
-                self.bring_near(chunk, context).await?;
+                self.bring_near(vec![chunk], context).await?;
             }
             rest = behind(part, range);
         }

@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::{Dialer, Examined, Judgement, Statement, Subject, all, examine};
 use crate::client::uri::ServerAddress;
 use bugs::{BUGS, Bug};
+use trials::{BY_KILLS, BY_LOAD};
 
 /// A statement that a bug makes hang has to be given up soon.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -79,6 +80,44 @@ fn each_statement_has_a_bug_that_it_finds() {
     let found: BTreeSet<&str> = BUGS.iter().flat_map(|(_, ids)| ids.iter().copied()).collect();
     let statements: BTreeSet<&str> = all().iter().map(|statement| statement.id).collect();
     assert_eq!(found, statements);
+}
+
+/// `FlushIsLate` as *flush is late*.
+fn in_words(bug: Bug) -> String {
+    let name = format!("{bug:?}");
+    let mut words = String::new();
+    for (at, letter) in name.char_indices() {
+        if at > 0 && letter.is_uppercase() {
+            words.push(' ');
+        }
+        words.extend(letter.to_lowercase());
+    }
+    words
+}
+
+/// The table of the page: each bug, and all that finds it.
+fn table_of_bugs() -> String {
+    let statements = all();
+    let title = |id: &str| statements.iter().find(|one| one.id == id).map_or("", |one| one.title);
+    let mut table = String::new();
+    for (bug, ids) in BUGS {
+        let mut found: Vec<String> = ids.iter().map(|id| format!("{id} {}", title(id))).collect();
+        found.extend(BY_LOAD.iter().any(|(of, _)| of == bug).then(|| "`--load`".to_owned()));
+        let kills = BY_KILLS.iter().filter(|(of, _)| of == bug);
+        found.extend(kills.map(|(_, promise)| format!("`--durability`, the promise of {promise}")));
+        assert!(!found.is_empty(), "nothing finds {bug:?}");
+        table += &format!("| {} | {} |\n", in_words(*bug), found.join("; "));
+    }
+    table
+}
+
+#[test]
+fn the_page_has_each_bug_and_what_finds_it() {
+    let (page, table) = (include_str!("../../doc/planted.md"), table_of_bugs());
+    let on_page: String = page.split_inclusive('\n').filter(|line| line.starts_with("| ")).skip(1).collect();
+    assert!(on_page == table, "src/doc/planted.md has to have this table:\n{table}");
+    let count = format!("{} bugs", BUGS.len());
+    assert!(page.contains(&count), "the page says how many: {count}");
 }
 
 /// The headings of doc/proto.md, and of its branch for extended headers.

@@ -30,20 +30,32 @@ fn a_right_server_stands_the_load() {
     assert!(verdict.is_shared && verdict.compared_bytes > 1 << 20, "{}", verdict.compared_bytes);
 }
 
+/// Bugs that the load finds, each with a part of what it says.
+pub(super) const BY_LOAD: &[(Bug, &str)] = &[
+    (Bug::DataOfAnother, "READ"),
+    (Bug::WriteForgotten, "has to give"),
+    (Bug::ZeroesForgotten, "has to give zeroes"),
+    (Bug::ZeroFlagLies, "is said to read as zeroes"),
+    (Bug::PrivateCopies, "has to give"),
+    (Bug::CookieCut, "which no request has"),
+    (Bug::HoldsOneBack, "hangs"),
+    (Bug::TiresOfRequests, "closed"),
+    (Bug::RawErrno, "no error value"),
+    (Bug::UnknownCommandSucceeds, "has to fail"),
+];
+
+/// Bugs that kills find, each with the promise that it breaks.
+pub(super) const BY_KILLS: &[(Bug, &str)] = &[
+    (Bug::FlushIsLate, "flush"),
+    (Bug::FuaForgotten, "fua"),
+    (Bug::FlushOfOwnClient, "multi_conn"),
+    (Bug::OlderCookieWins, "flush"),
+    (Bug::SyncTears, "flush"),
+];
+
 #[test]
 fn the_load_finds_bugs() {
-    for (bug, part) in [
-        (Bug::DataOfAnother, "READ"),
-        (Bug::WriteForgotten, "has to give"),
-        (Bug::ZeroesForgotten, "has to give zeroes"),
-        (Bug::ZeroFlagLies, "is said to read as zeroes"),
-        (Bug::PrivateCopies, "has to give"),
-        (Bug::CookieCut, "which no request has"),
-        (Bug::HoldsOneBack, "hangs"),
-        (Bug::TiresOfRequests, "closed"),
-        (Bug::RawErrno, "no error value"),
-        (Bug::UnknownCommandSucceeds, "has to fail"),
-    ] {
+    for (bug, part) in BY_LOAD.iter().copied() {
         let subject = Subject {
             timeout: Duration::from_secs(8),
             ..subject(Dialer::Address(mutant::start(Some(bug), false)))
@@ -75,13 +87,8 @@ fn a_right_server_keeps_its_promises() {
 
 #[test]
 fn each_broken_promise_is_named() {
-    for (bug, means, part) in [
-        (Bug::FlushIsLate, "flush", "which was there before"),
-        (Bug::FuaForgotten, "fua", "which was there before"),
-        (Bug::FlushOfOwnClient, "multi_conn", "which was there before"),
-        (Bug::OlderCookieWins, "flush", "which was there before"),
-        (Bug::SyncTears, "flush", "which was there before"),
-    ] {
+    for (bug, means) in BY_KILLS.iter().copied() {
+        let part = "which was there before";
         let lost = killed(Some(bug)).broken.map(|lost| (lost.means, lost.what, lost.transfers.len()));
         println!("{bug:?}: {lost:?}");
         let is_found = lost

@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::store::catalog::{NodeName, StoreName};
-use crate::store::push_notes::PushLag;
+use crate::store::due_pushes::StoreLag;
 
 /// See [`Stores::push_in_background`](super::offers::Stores::push_in_background).
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ pub(super) struct UploadWork {
     pub(super) refused: Cell<u64>,
     pub(super) error: RefCell<Option<String>>,
     pub(super) last_success_s: Cell<Option<u64>>,
-    pub(super) lag: Cell<PushLag>,
+    pub(super) lag: RefCell<StoreLag>,
     pub(super) left: Arc<LeftOut>,
     /// Pushes one after the other that failed because of the tier.
     pub(super) failures: Cell<u32>,

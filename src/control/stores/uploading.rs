@@ -15,10 +15,12 @@ use tokio::time::timeout;
 use super::offers::Stores;
 use super::one::OneStore;
 use crate::pause::GrowingPause;
-use crate::stats::UploadStats;
+use crate::stats::{ImageLagStats, UploadStats};
+use crate::store::catalog::StoreName;
 use crate::store::due_pushes::DuePush;
 use crate::store::error::StoreError;
 use crate::store::open_store::now_s;
+use crate::store::push_notes::PushLag;
 use crate::store::push_state::PushState;
 use crate::store::pusher::{PushError, PushRemedy, StorePusher, spread};
 use crate::store::tier_setting::tier_of;
@@ -103,7 +105,7 @@ impl Stores {
             store.push_lag().map(|lag| (lag, began.elapsed()))
         });
         let (lag, took) = counted.await??;
-        one.uploads.lag.set(lag);
+        one.uploads.lag.replace(lag);
         *next = Instant::now() + LAG_PERIOD.max(took * LAG_REST);
         Ok(())
     }
@@ -246,9 +248,19 @@ impl OneStore {
             error: work.error.borrow().clone(),
             lost: work.left.lost(MOST_LOST).0,
             last_success: work.last_success_s.get(),
-            lag_bytes: work.lag.get().bytes,
-            lag_seconds: work.lag.get().seconds,
+            lag_bytes: work.lag.borrow().all.bytes,
+            lag_seconds: work.lag.borrow().all.seconds,
         }
+    }
+
+    fn image_lags(&self) -> Vec<ImageLagStats> {
+        let lag = self.uploads.lag.borrow();
+        let of = |(image, lag): &(StoreName, PushLag)| ImageLagStats {
+            image: image.to_string(),
+            bytes: lag.bytes,
+            seconds: lag.seconds,
+        };
+        lag.images.iter().map(of).collect()
     }
 
     /// What the metrics tell; none if nothing comes to the tier without being asked for.
@@ -268,8 +280,9 @@ impl OneStore {
             lost_images: work.left.lost(0).1 as u64,
             is_paused: work.is_paused.get(),
             last_success_s: work.last_success_s.get().unwrap_or_default(),
-            lag_bytes: work.lag.get().bytes,
-            lag_s: work.lag.get().seconds,
+            lag_bytes: work.lag.borrow().all.bytes,
+            lag_s: work.lag.borrow().all.seconds,
+            images: self.image_lags(),
         })
     }
 }

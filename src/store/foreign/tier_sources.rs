@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::bucket_source::BucketSource;
 use super::directory_source::DirectorySource;
 use super::source::{RangeSource, SourceError, SourcePack};
-use crate::tier::uri::TierUri;
+use crate::tier::uri::{TierUri, is_of_bucket};
 
 /// How long a start waits for the first answers.
 const MOMENT: Duration = Duration::from_secs(2);
@@ -23,7 +23,7 @@ static BUCKETS: Mutex<BTreeMap<String, Weak<BucketSource>>> = Mutex::new(BTreeMa
 
 /// Whether a tier is asked over the network.
 pub(crate) fn is_of_network(address: &str) -> bool {
-    address.starts_with("s3://")
+    is_of_bucket(address)
 }
 
 fn bucket(uri: TierUri) -> Arc<BucketSource> {
@@ -38,7 +38,8 @@ fn bucket(uri: TierUri) -> Arc<BucketSource> {
     source
 }
 
-/// Opens the tier at an address: `s3://BUCKET/PREFIX`, or `file:///DIRECTORY`. Nothing is read yet.
+/// Opens the tier at an address: a bucket, as `s3://BUCKET/PREFIX`, or `file:///DIRECTORY`. Nothing is read
+/// yet.
 ///
 /// # Errors
 /// A sentence.
