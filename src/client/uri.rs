@@ -369,7 +369,8 @@ mod tests {
         };
         let name = || prop::option::of("[^\0]{1,20}");
         let with_certificates =
-            (path(), name(), any::<bool>()).prop_map(|(certificates, hostname, verify_peer)| TlsParameters {
+            (path(), name(), any::<[bool; 2]>()).prop_map(|(certificates, hostname, [verify_peer, allows_tls_12])| TlsParameters {
+                allows_tls_12,
                 certificates,
                 hostname,
                 verify_peer,

@@ -49,5 +49,5 @@ pub use sandbox::{RunAs, SandboxMode};
 pub use settings::{LogFormat, Settings};
 #[cfg(feature = "tls")]
 pub(crate) use tls::{TlsConfig, TlsFile};
-pub use tls::{TlsPolicy, TlsSettings};
+pub use tls::{OldestTls, TlsPolicy, TlsSettings};
 pub use weight::Weight;

@@ -8,6 +8,7 @@ use crossbeam_channel::{Sender, TrySendError, bounded};
 
 use crate::backend::{Export, ExportId, HomeTask};
 use crate::config::Limits;
+use crate::shard::departure::TakesTls;
 use crate::shard::mailbox::{
     Collect, Departing, Dismissal, EndConnection, HomeVisit, LeavingConnection, Message, NewConnection,
     Removal, Remove, Settlement,
@@ -181,11 +182,11 @@ impl ShardHandle {
     /// [`ShardHandle::settle`]. False when the shard is gone or has no room for the message.
     pub(crate) fn depart(
         &self,
-        (exports, with_tls): (Vec<ExportId>, bool),
+        (exports, takes): (Vec<ExportId>, TakesTls),
         [patience, client_patience]: [Duration; 2],
         answer: impl FnOnce(Vec<LeavingConnection>) + Send + 'static,
     ) -> bool {
-        let order = Departing { exports, with_tls, patience, client_patience, answer: Box::new(answer) };
+        let order = Departing { exports, takes, patience, client_patience, answer: Box::new(answer) };
         let sent = self.mailbox.try_send(Message::Depart(order)).is_ok();
         self.doorbell.ring();
         sent

@@ -9,6 +9,7 @@ use crate::backend::{Export, ExportId, HomeTask};
 use crate::identity::PeerIdentity;
 use crate::nbd::session::Session;
 use crate::shard::admission::gate::ExportLimits;
+use crate::shard::departure::TakesTls;
 use crate::shard::frontend::nbd::{LeavingSecure, Secured};
 use crate::stats::Interval;
 
@@ -90,8 +91,8 @@ pub(super) enum Message {
 pub(super) struct Departing {
     /// Those of these exports.
     pub(super) exports: Vec<ExportId>,
-    /// Those with TLS too.
-    pub(super) with_tls: bool,
+    /// Those with TLS too, or some of them.
+    pub(super) takes: TakesTls,
     /// What is under way has so long to end. A connection that is not ready then goes on here.
     pub(super) patience: Duration,
     /// So long may a client take to fetch its replies, while all others wait.

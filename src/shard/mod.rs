@@ -33,6 +33,7 @@ mod turn;
 pub(crate) use admission::fair::FlowId;
 pub use admission::gate::ExportLimits;
 pub(crate) use admission::gate::RateGroup;
+pub(crate) use departure::{ConnectionTls, TakesTls};
 pub(crate) use frontend::nbd::LeavingSecure;
 pub use frontend::nbd::Secured;
 pub use handle::ShardHandle;

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use crate::nbd::server::reply::HeaderBytes;
 use crate::ring::{Payload, Received};
+use crate::shard::departure::ConnectionTls;
 use crate::shard::frontend::nbd::batches::Batches;
 use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding};
 use crate::shard::frontend::nbd::hold::CannotLeave;
@@ -48,6 +49,10 @@ impl Connection {
 
     pub(crate) fn leaving_secure(&self) -> Result<Option<LeavingSecure>, CannotLeave> {
         Ok(None)
+    }
+
+    pub(crate) fn tls(&self) -> ConnectionTls {
+        ConnectionTls::None
     }
 
     pub(crate) fn seal_no_more(&mut self) {}

@@ -22,7 +22,7 @@ use crate::ring::{Lease, Payload, SharedLease};
 use crate::shard::frontend::nbd::records::{NextRecord, Partial, Records};
 use crate::shard::frontend::nbd::reply::{Reply, ReplyChunk};
 use crate::tls::{
-    Alert, RECORD_DATA_BYTES, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES, RecordError, TlsSession,
+    Alert, RECORD_DATA_BYTES, RECORD_FRONT_BYTES, RECORD_TRAILER_BYTES, RecordError, TlsSession, TlsVersion,
 };
 
 /// A connection with TLS after its handshake.
@@ -60,8 +60,8 @@ pub(crate) struct Secure {
     counted: u64,
 }
 
-/// Bytes around a record's data.
-const EDGE_BYTES: usize = RECORD_HEADER_BYTES + RECORD_TRAILER_BYTES;
+/// Bytes around a record's data at most.
+const EDGE_BYTES: usize = RECORD_FRONT_BYTES + RECORD_TRAILER_BYTES;
 
 /// A part of a sealed reply: its last one ends the request.
 pub(crate) type PutPart<'a> = &'a mut dyn FnMut(ReplyChunk, bool);
@@ -113,6 +113,16 @@ impl Secure {
     /// The client is told this at the end, and not that all is well.
     pub(crate) fn set_farewell(&mut self, alert: Option<Alert>) {
         self.farewell = alert;
+    }
+
+    /// Bytes around a record's data: before, and in all.
+    fn edge(&self) -> (usize, usize) {
+        let sealer = &self.session.sealer;
+        (sealer.front_bytes(), sealer.front_bytes() + sealer.trailer_bytes())
+    }
+
+    pub(crate) fn version(&self) -> TlsVersion {
+        self.session.version
     }
 
     /// How often the client has renewed its key.
@@ -221,8 +231,8 @@ impl Secure {
             self.pending.extend_from_slice(&front);
             if let Some(range) = range {
                 self.edges.clear();
-                let count = range.len().div_ceil(RECORD_DATA_BYTES);
-                self.edges.extend_from_slice(&all_edges[edges..edges + count * EDGE_BYTES]);
+                let length = range.len().div_ceil(RECORD_DATA_BYTES) * self.edge().1;
+                self.edges.extend_from_slice(&all_edges[edges..edges + length]);
                 self.put_leased(&lease, range, put);
             }
             self.put_pending(Payload::Nothing, index == last, put);
@@ -231,12 +241,13 @@ impl Secure {
 
     /// Queues records that were sealed in a lease, all but the end of the last one.
     fn put_leased(&mut self, lease: &SharedLease, range: std::ops::Range<usize>, put: PutPart<'_>) {
+        let (front_bytes, edge_bytes) = self.edge();
         let edges = std::mem::take(&mut self.edges);
         let starts = range.clone().step_by(RECORD_DATA_BYTES);
-        for (start, edge) in starts.zip(edges.chunks_exact(EDGE_BYTES)) {
+        for (start, edge) in starts.zip(edges.chunks_exact(edge_bytes)) {
             let length = RECORD_DATA_BYTES.min(range.end - start) as u32;
-            let (header, trailer) = edge.split_at(RECORD_HEADER_BYTES);
-            self.pending.extend_from_slice(header);
+            let (front, trailer) = edge.split_at(front_bytes);
+            self.pending.extend_from_slice(front);
             let payload = Payload::Leased { lease: lease.clone(), start: start as u32, length };
             self.put_pending(payload, false, put);
             self.pending.extend_from_slice(trailer);
@@ -265,18 +276,19 @@ impl Secure {
     }
 }
 
-/// Seals a range in records; for each of them its header and its trailer are appended to `edges`.
+/// Seals a range in records; for each of them what is before and behind its data is appended to `edges`.
 fn seal_in_place(
     session: &mut TlsSession,
     lease: &mut Lease,
     range: std::ops::Range<usize>,
     edges: &mut Vec<u8>,
 ) {
+    let (front_bytes, trailer_bytes) = (session.sealer.front_bytes(), session.sealer.trailer_bytes());
     for data in lease.bytes_mut(range).chunks_mut(RECORD_DATA_BYTES) {
-        let (mut header, mut trailer) = ([0; RECORD_HEADER_BYTES], [0; RECORD_TRAILER_BYTES]);
-        session.sealer.seal(&mut header, data, &mut trailer);
-        edges.extend_from_slice(&header);
-        edges.extend_from_slice(&trailer);
+        let start = edges.len();
+        edges.resize(start + front_bytes + trailer_bytes, 0);
+        let (front, trailer) = edges[start..].split_at_mut(front_bytes);
+        session.sealer.seal(front, data, trailer);
     }
 }
 
