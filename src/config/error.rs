@@ -70,7 +70,9 @@ pub enum ConfigError {
          files in [tls]"
     )]
     NoTlsFiles,
-    #[error("TLS 1.2 needs a certificate, because shared keys are for TLS 1.3: give cert and key in [tls], or --tls DIR")]
+    #[error(
+        "TLS 1.2 needs a certificate, because shared keys are for TLS 1.3: give cert and key in [tls], or --tls DIR"
+    )]
     OldTlsNeedsCertificate,
     #[error("a certificate and its key go together: give both, cert and key, in [tls]")]
     HalfOfAnIdentity,

@@ -52,6 +52,7 @@ pub use record::error::RecordError;
 pub use record::header::{RECORD_DATA_BYTES, RECORD_HEADER_BYTES};
 pub use record::receive::{Opened, RecordReceiver};
 pub use record::seal::{RENEWAL_RECORDS, RecordSealer};
+pub(crate) use record::traffic_key::RECORD_MORE_BYTES;
 pub use record::traffic_key::{RECORD_FRONT_BYTES, RECORD_TRAILER_BYTES};
 pub use session::TlsSession;
 pub use suite::CipherSuite;

@@ -278,7 +278,8 @@ impl Client {
         let taken_back = context.world.taken_back(self.socket);
         // Nobody waits for a client that was idle for long: its goodbye may go with the socket.
         let is_sent_away = context.shutting_down || context.removed;
-        let goodbye = self.secure.as_ref().filter(|_| is_sent_away).map_or(0, |secure| secure.goodbye_bytes());
+        let goodbye =
+            self.secure.as_ref().filter(|_| is_sent_away).map_or(0, |secure| secure.goodbye_bytes());
         if taken_back > goodbye && context.faults.cut_send == 0.0 {
             return Err(format!("{taken_back} bytes of replies were taken back when the socket was closed"));
         }

@@ -58,7 +58,7 @@ fn openssl_with_each_cipher() {
             let data = vec![b'0' + round as u8; 7_000 * (1 + round as usize)];
             client.ask(&Request::write(offset, data.clone()).cookie(1000 + round));
             assert!(served.image.read(offset, data.len()) == data, "{suite}, round {round}");
-            let start = client.ask(&Request::read(offset, data.len() as u32).cookie(2000 + round));
+            let start = client.ask(&Request::read(offset, data.len() as u64).cookie(2000 + round));
             assert!(client.data(start, data.len()) == data, "{suite}, round {round}");
         }
         client.end();
@@ -121,7 +121,8 @@ fn qemu_copies_a_disk_in_one_session() {
 #[test]
 fn a_session_ends_before_its_key_is_worn() {
     let Some(served) = qemu(512, ",reconnect-delay=60") else { return };
-    let ended = served.server.log().iter().filter(|line| {
+    let log = served.server.log();
+    let ended = log.iter().filter(|line| {
         line["reason"].as_str().is_some_and(|reason| reason.starts_with("a key of TLS 1.2 has encrypted"))
     });
     assert!(ended.count() >= 8, "each copy has three times as much");

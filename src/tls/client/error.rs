@@ -127,7 +127,8 @@ fn of_certificates(error: &rustls::Error) -> String {
     let Error::InvalidCertificate(wrong) = error else {
         return match error {
             Error::PeerIncompatible(PeerIncompatible::ExtendedMasterSecretExtensionRequired) => {
-                "the server speaks TLS 1.2 without the extended master secret (RFC 7627), which it needs here".to_owned()
+                "the server speaks TLS 1.2 without the extended master secret (RFC 7627), which it needs here"
+                    .to_owned()
             }
             Error::PeerIncompatible(_) => {
                 "the server does not speak TLS 1.3; tls-min-version=1.2 in the URI allows 1.2".to_owned()

@@ -118,5 +118,8 @@ fn such_a_server_is_refused_unless_it_is_asked_for() {
     let connector = connector(&authority, TlsVersion::Tls13);
     let mut client = TlsClientHandshake::new(&connector, "server", NOW).unwrap();
     let sentence = shake(&mut client, &mut server).unwrap_err().to_string();
-    assert!(sentence.contains("does not speak TLS 1.3; tls-min-version=1.2 in the URI allows 1.2"), "{sentence}");
+    assert!(
+        sentence.contains("does not speak TLS 1.3; tls-min-version=1.2 in the URI allows 1.2"),
+        "{sentence}"
+    );
 }

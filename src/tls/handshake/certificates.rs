@@ -3,8 +3,8 @@
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use rustls::{KeyLog, ProtocolVersion};
 use rustls::server::{ServerConfig, ServerConnection};
+use rustls::{KeyLog, ProtocolVersion};
 use zeroize::Zeroizing;
 
 use super::block_keys::block_keys;

@@ -110,7 +110,9 @@ fn of_certificates(error: &rustls::Error) -> String {
             PeerIncompatible::Tls12NotOfferedOrEnabled
             | PeerIncompatible::SupportedVersionsExtensionRequired
             | PeerIncompatible::Tls12NotOffered,
-        ) => "the client does not offer TLS 1.3; with --tls-min-version 1.2 that is spoken too, and nothing older",
+        ) => {
+            "the client does not offer TLS 1.3; with --tls-min-version 1.2 that is spoken too, and nothing older"
+        }
         Error::PeerIncompatible(PeerIncompatible::ExtendedMasterSecretExtensionRequired) => {
             "the client offers TLS 1.2 without the extended master secret (RFC 7627), which it needs here"
         }

@@ -5,7 +5,6 @@ use super::messages::key_update;
 use super::traffic_key::{RECORD_TRAILER_BYTES, TrafficKey};
 use crate::tls::alert::Alert;
 use crate::tls::secret::Secret;
-use crate::tls::suite::CipherSuite;
 use crate::tls::version::TlsVersion;
 
 /// A key is renewed after so many records. With AES-GCM, "up to 2^24.5 full-size records may be encrypted on
@@ -43,10 +42,6 @@ impl RecordSealer {
         sealer.may_seal().then_some(sealer)
     }
 
-    pub(in crate::tls) fn suite(&self) -> CipherSuite {
-        self.key.suite()
-    }
-
     /// Renews the key after `records`; with TLS 1.2 it is [worn](RecordSealer::is_worn) after as many of full
     /// length.
     ///
@@ -68,12 +63,12 @@ impl RecordSealer {
         self.key.is_worn()
     }
 
-    /// Bytes before the data of a record; [`RECORD_FRONT_BYTES`](super::traffic_key::RECORD_FRONT_BYTES) at most.
+    /// Bytes before the data of a record; `RECORD_FRONT_BYTES` at most.
     pub fn front_bytes(&self) -> usize {
         self.key.front_bytes()
     }
 
-    /// Bytes behind the data of a record; [`RECORD_TRAILER_BYTES`] at most.
+    /// Bytes behind the data of a record; `RECORD_TRAILER_BYTES` at most.
     pub fn trailer_bytes(&self) -> usize {
         self.key.trailer_bytes()
     }
@@ -95,8 +90,18 @@ impl RecordSealer {
     /// # Panics
     /// When the data is longer than [`RECORD_DATA_BYTES`], or the room is not as long as is told.
     pub fn seal(&mut self, front: &mut [u8], data: &mut [u8], trailer: &mut [u8]) {
+        self.seal_with(front, data, &[], trailer);
+    }
+
+    /// The same with a few bytes more behind the data, which lie elsewhere: encrypted they stand at the front
+    /// of the trailer, which is longer by them.
+    ///
+    /// # Panics
+    /// When all data is longer than [`RECORD_DATA_BYTES`], `more` than `RECORD_MORE_BYTES`, or the room is not as
+    /// long as is told.
+    pub fn seal_with(&mut self, front: &mut [u8], data: &mut [u8], more: &[u8], trailer: &mut [u8]) {
         assert!(self.may_seal(), "a key was not renewed");
-        self.key.seal(ContentType::Data, front, data, trailer);
+        self.key.seal(ContentType::Data, front, (data, more), trailer);
     }
 
     /// Appends data as records.
@@ -128,7 +133,7 @@ impl RecordSealer {
         let (front, data) = output[start..].split_at_mut(before);
         let mut trailer = [0; RECORD_TRAILER_BYTES];
         let trailer = &mut trailer[..self.trailer_bytes()];
-        self.key.seal(kind, front, data, trailer);
+        self.key.seal(kind, front, (data, &[]), trailer);
         output.extend_from_slice(trailer);
     }
 }

@@ -53,7 +53,11 @@ fn record_with(
 }
 
 /// The data of a stream, and how it ended.
-fn receive(receiver: &mut RecordReceiver, stream: &[u8], piece: usize) -> (Vec<u8>, Result<Opened, RecordError>) {
+fn receive(
+    receiver: &mut RecordReceiver,
+    stream: &[u8],
+    piece: usize,
+) -> (Vec<u8>, Result<Opened, RecordError>) {
     let (mut held, mut data, mut last) = (Vec::new(), Vec::new(), Ok(Opened::Need(5)));
     for piece in stream.chunks(piece) {
         held.extend_from_slice(piece);

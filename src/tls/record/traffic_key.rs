@@ -28,6 +28,9 @@ const EXPLICIT_BYTES: usize = 8;
 /// Bytes before the data of an encrypted record at most.
 pub const RECORD_FRONT_BYTES: usize = RECORD_HEADER_BYTES + EXPLICIT_BYTES;
 
+/// Bytes that may be sealed in a record beside the data that lie together.
+pub(crate) const RECORD_MORE_BYTES: usize = 64;
+
 /// Bytes of a block of AES.
 const BLOCK_BYTES: usize = 16;
 /// Blocks of a record of full length.
@@ -170,21 +173,22 @@ impl TrafficKey {
         nonce
     }
 
-    /// Encrypts `data` in place. `front` goes before it, `trailer` behind it, and each is as long as this key
-    /// makes it.
+    /// Encrypts `data` in place, and a few bytes more into the front of `trailer`. `front` goes before the data,
+    /// `trailer` behind it, and each is as long as this key and those bytes make it.
     pub(in crate::tls) fn seal(
         &mut self,
         kind: ContentType,
         front: &mut [u8],
-        data: &mut [u8],
+        (data, more): (&mut [u8], &[u8]),
         trailer: &mut [u8],
     ) {
-        assert!(data.len() <= RECORD_DATA_BYTES, "a record of {} bytes", data.len());
-        self.seal_any(kind.code(), front, data, trailer);
+        let length = data.len() + more.len();
+        assert!(length <= RECORD_DATA_BYTES, "a record of {length} bytes");
+        self.seal_any(kind.code(), front, (data, more), trailer);
     }
 
     /// The same of any length and type.
-    fn seal_any(&mut self, code: u8, front: &mut [u8], data: &mut [u8], trailer: &mut [u8]) {
+    fn seal_any(&mut self, code: u8, front: &mut [u8], (data, more): (&mut [u8], &[u8]), trailer: &mut [u8]) {
         let nonce = self.nonce();
         let (header, explicit) = front.split_at_mut(RECORD_HEADER_BYTES);
         let length = explicit.len() + data.len() + trailer.len();
@@ -193,15 +197,20 @@ impl TrafficKey {
             TlsVersion::Tls13 => {
                 let whole = header_bytes(ContentType::Data.code(), length);
                 header.copy_from_slice(&whole);
-                self.key.seal_in_place_scatter(once, Aad::from(whole), data, &[code], trailer)
+                let mut inner = [0; RECORD_MORE_BYTES + 1];
+                inner[..more.len()].copy_from_slice(more);
+                inner[more.len()] = code;
+                let inner = &inner[..more.len() + 1];
+                self.key.seal_in_place_scatter(once, Aad::from(whole), data, inner, trailer)
             }
             TlsVersion::Tls12 => {
                 let whole = header_bytes(code, length);
                 header.copy_from_slice(&whole);
                 explicit.copy_from_slice(&nonce[NONCE_LEN - explicit.len()..]);
-                let vouched = Aad::from(self.vouched_for(&whole, data.len()));
-                self.count(data.len());
-                self.key.seal_in_place_scatter(once, vouched, data, &[], trailer)
+                let length = data.len() + more.len();
+                let vouched = Aad::from(self.vouched_for(&whole, length));
+                self.count(length);
+                self.key.seal_in_place_scatter(once, vouched, data, more, trailer)
             }
         };
         sealed.expect("lengths and numbers are in bounds");
@@ -238,7 +247,7 @@ impl TrafficKey {
         let (mut front, mut trailer) = ([0; RECORD_FRONT_BYTES], [0; RECORD_TRAILER_BYTES]);
         let (front, trailer) = (&mut front[..self.front_bytes()], &mut trailer[..self.trailer_bytes()]);
         let mut data = inside.to_vec();
-        self.seal_any(kind, front, &mut data, trailer);
+        self.seal_any(kind, front, (&mut data, &[]), trailer);
         [&*front, &data, trailer].into_iter().for_each(|part| output.extend_from_slice(part));
     }
 

@@ -72,7 +72,9 @@ impl Display for Reason {
             }
             Self::Violation => "protocol violation",
             Self::Insecure => "wrong TLS",
-            Self::WornKey => "a key of TLS 1.2 has encrypted as much as it may, and the client connects again",
+            Self::WornKey => {
+                "a key of TLS 1.2 has encrypted as much as it may, and the client connects again"
+            }
             Self::Evicted => "evicted: it kept others waiting",
             Self::Removed => "the export was removed",
             Self::Ended => "cut off by an operator",

