@@ -384,3 +384,36 @@ impl Drop for EndOnDrop {
         let _ended = self.0.shutdown(std::net::Shutdown::Both);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process that knows no TLS 1.2 gets no such connection, whatever else it takes.
+    #[test]
+    fn what_is_taken_is_what_is_known() {
+        use ConnectionTls as C;
+        for (version, with_tls, taken) in [
+            (1, false, &[C::None][..]),
+            (3, false, &[C::None]),
+            (2, true, &[C::None, C::Tls13]),
+            (3, true, &[C::None, C::Tls13, C::Tls12]),
+        ] {
+            let (this, other) = std::os::unix::net::UnixStream::pair().unwrap();
+            let [this, other] = [this, other].map(|end| HandoverSocket::new(end, PATIENCE).unwrap());
+            let messages = [
+                HandoverMessage::Claim { stores: vec![0], with_tls },
+                HandoverMessage::Prepared { exports: Vec::new(), listeners: Vec::new(), with_tls },
+            ];
+            for message in messages {
+                other.send(&message, &[]).unwrap();
+                let takes = match next_wish(&this, version).unwrap() {
+                    Wish::Start { takes, .. } | Wish::Stores { takes, .. } => takes,
+                };
+                for one in [C::None, C::Tls13, C::Tls12] {
+                    assert_eq!(takes.takes(one), taken.contains(&one), "version {version}, {one:?}");
+                }
+            }
+        }
+    }
+}
