@@ -6,7 +6,7 @@ use ringnbd::internal::ring::sim::{Faults, Random, SocketId, World, mixed};
 
 use super::oracle::{Oracle, WriteId};
 use super::request::{Asked, Expect, Setting};
-use super::secure::{self, NOT_SEALED, SecureEnd};
+use super::secure::{NOT_SEALED, SecureEnd};
 use super::wire::{self, Form, Reply, Stream};
 
 /// What a client works with.

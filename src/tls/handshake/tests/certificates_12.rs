@@ -50,7 +50,7 @@ fn sessions_of_each_cipher_carry_data_of_any_length() {
         let (mut session, mut received) = shake(&mut server, &mut client, piece).unwrap();
         assert_eq!((session.version, session.suite), (TlsVersion::Tls12, suite));
         assert_eq!(matches!(session.identity, TlsIdentity::Certificate(_)), own.is_some());
-        let (mut expected, mut got) = (Vec::new(), Vec::new());
+        let (mut expected, mut got) = (Vec::<u8>::new(), Vec::new());
         for length in [0, 1, 16, RECORD_DATA_BYTES - 1, RECORD_DATA_BYTES, RECORD_DATA_BYTES + 1, 40_000] {
             let data: Vec<u8> = (0..length).map(|number| number as u8).collect();
             received.extend(written(&mut client, &data));
