@@ -322,6 +322,7 @@ struct ServeSettings {
 fn settings(args: Args) -> Result<ServeSettings, String> {
     let unix = args.unix.into_iter().map(ListenAddress::Unix);
     let tcp = args.tcp.into_iter().map(ListenAddress::Tcp);
+    let (mode, min_version) = (args.tls_mode, args.tls_min_version);
     let flags = Settings {
         exports: args.exports,
         attach: args.attach,
@@ -351,12 +352,7 @@ fn settings(args: Args) -> Result<ServeSettings, String> {
         user: args.user,
         sandbox: args.sandbox,
         rights: Default::default(),
-        tls: TlsSettings {
-            directory: args.tls,
-            mode: args.tls_mode,
-            min_version: args.tls_min_version,
-            ..TlsSettings::default()
-        },
+        tls: TlsSettings { directory: args.tls, mode, min_version, ..TlsSettings::default() },
     };
     let Some(path) = args.config else {
         let control = flags.control.clone().or_else(|| default_control(&flags.exports));

@@ -4,29 +4,7 @@ use std::time::Duration;
 
 use crate::backend::ExportId;
 use crate::shard::mailbox::LeavingConnection;
-
-/// What a connection has of TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-#[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "there is none"))]
-pub(crate) enum ConnectionTls {
-    None,
-    Tls13,
-    /// Processes of earlier versions of this program know nothing of it.
-    Tls12,
-}
-
-/// Which connections another process takes: those with this, and with what stands before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct TakesTls(pub(crate) ConnectionTls);
-
-impl TakesTls {
-    pub(crate) const NONE: Self = Self(ConnectionTls::None);
-    pub(crate) const ALL: Self = Self(ConnectionTls::Tls12);
-
-    pub(crate) fn takes(self, connection: ConnectionTls) -> bool {
-        connection <= self.0
-    }
-}
+use crate::shard::takes_tls::TakesTls;
 
 /// Connections that are being made ready, or are.
 pub(crate) struct Departure {

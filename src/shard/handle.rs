@@ -8,12 +8,12 @@ use crossbeam_channel::{Sender, TrySendError, bounded};
 
 use crate::backend::{Export, ExportId, HomeTask};
 use crate::config::Limits;
-use crate::shard::departure::TakesTls;
 use crate::shard::mailbox::{
     Collect, Departing, Dismissal, EndConnection, HomeVisit, LeavingConnection, Message, NewConnection,
     Removal, Remove, Settlement,
 };
 use crate::shard::setup::{END, END_NOW, ShardConfig, ShardEnd, ShardError, ShardStartError};
+use crate::shard::takes_tls::TakesTls;
 use crate::shard::turn::run::run;
 use crate::shard::turn::shard::Shard;
 use crate::stats::Interval;

@@ -9,8 +9,8 @@ use crate::backend::{Export, ExportId, HomeTask};
 use crate::identity::PeerIdentity;
 use crate::nbd::session::Session;
 use crate::shard::admission::gate::ExportLimits;
-use crate::shard::departure::TakesTls;
 use crate::shard::frontend::nbd::{LeavingSecure, Secured};
+use crate::shard::takes_tls::TakesTls;
 use crate::stats::Interval;
 
 /// A connection after its handshake, on its way to the shard that owns it from then on.

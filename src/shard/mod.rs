@@ -26,6 +26,7 @@ mod request;
 mod setup;
 #[cfg(feature = "sim")]
 mod simulated;
+mod takes_tls;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -33,7 +34,6 @@ mod turn;
 pub(crate) use admission::fair::FlowId;
 pub use admission::gate::ExportLimits;
 pub(crate) use admission::gate::RateGroup;
-pub(crate) use departure::{ConnectionTls, TakesTls};
 pub(crate) use frontend::nbd::LeavingSecure;
 pub use frontend::nbd::Secured;
 pub use handle::ShardHandle;
@@ -43,3 +43,4 @@ pub use setup::ShardConfig;
 pub(crate) use setup::{ShardError, ShardStartError};
 #[cfg(feature = "sim")]
 pub use simulated::{Holdings, SteppedShard};
+pub(crate) use takes_tls::{ConnectionTls, TakesTls};

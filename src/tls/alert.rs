@@ -20,8 +20,8 @@ impl Alert {
     pub(in crate::tls) const USER_CANCELED: Self = Self(90);
     pub(in crate::tls) const NO_RENEGOTIATION: Self = Self(100);
 
-    /// Its two bytes. "All the alerts listed in Section 6.2 MUST be sent with AlertLevel=fatal"; that there is
-    /// no renegotiation "is always a warning" (RFC 5246, 7.2.2).
+    /// Its two bytes. "All the alerts listed in Section 6.2 MUST be sent with AlertLevel=fatal"; that there
+    /// is no renegotiation "is always a warning" (RFC 5246, 7.2.2).
     pub(in crate::tls) fn bytes(self) -> [u8; 2] {
         const WARNING: u8 = 1;
         const FATAL: u8 = 2;

@@ -75,8 +75,8 @@ pub(in crate::tls) enum ConnectorKind {
 pub struct TlsConnector(pub(in crate::tls) ConnectorKind);
 
 impl TlsConnector {
-    /// Servers have certificates, and speak `oldest` or a later version; `own` are the client's, its own first,
-    /// and its key, in PEM.
+    /// Servers have certificates, and speak `oldest` or a later version; `own` are the client's, its own
+    /// first, and its key, in PEM.
     ///
     /// # Errors
     /// [`ConnectorError`]: what is wrong with the files.

@@ -7,9 +7,9 @@
 //! that have it want perl to be built (OpenSSL), or `unsafe` callbacks for every byte and secret (s2n-tls).
 //! The ClientHello tells which of them it is. There are no tickets, no early data and no renegotiation.
 //!
-//! TLS 1.3 is spoken, and 1.2 where it is asked for: the document of NBD wants it, and clients of today do not
-//! need it. It is spoken with certificates, ephemeral keys, AEAD ciphers and the extended master secret alone.
-//! Its keys cannot be renewed, so a session ends before a key with AES-GCM is worn.
+//! TLS 1.3 is spoken, and 1.2 where it is asked for: the document of NBD wants it, and clients of today do
+//! not need it. It is spoken with certificates, ephemeral keys, AEAD ciphers and the extended master secret
+//! alone. Its keys cannot be renewed, so a session ends before a key with AES-GCM is worn.
 //!
 //! Records are always ours (`record`). The server opens and seals them in its own buffers, renews keys, and
 //! can give a connection away with its keys, which a library that owns the stream does not allow.

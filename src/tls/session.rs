@@ -86,3 +86,59 @@ impl TlsSession {
         self.sealer.append(data, output);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::alert::Alert;
+    use crate::tls::record::key_block::KeyBlock;
+
+    fn sessions(suite: CipherSuite) -> [TlsSession; 2] {
+        let key = || {
+            let block = KeyBlock::new(suite, &vec![7; suite.cipher().key_len()], [7; 12]);
+            TrafficKey::of_block(block.expect("it is as long as the cipher wants"))
+        };
+        [(); 2].map(|()| TlsSession::of_keys(TlsIdentity::Anonymous, key(), key()))
+    }
+
+    /// Three records' worth of blocks, by whoever makes them: then no more is opened, and what is due is sealed.
+    #[test]
+    fn a_worn_key_ends_the_session_in_good_order() {
+        for suite in CipherSuite::ALL {
+            for is_ours in [true, false] {
+                let [mut peer, mut session] = sessions(suite);
+                session.set_renewal(3);
+                let (mut sealed, mut made) = (0_u32, Vec::new());
+                let ended = loop {
+                    made.clear();
+                    let (from, to) =
+                        if is_ours { (&mut session, &mut peer) } else { (&mut peer, &mut session) };
+                    from.append(&[5; 4096], &mut made);
+                    sealed += 1;
+                    let opened = to.open(&mut made);
+                    if opened.is_err() || sealed == 100 {
+                        break opened.err();
+                    }
+                    made.clear();
+                    peer.append(b"request", &mut made);
+                    if let Err(error) = session.open(&mut made) {
+                        break Some(error);
+                    }
+                    made.clear();
+                };
+                if suite == CipherSuite::ChaCha20Poly1305 {
+                    assert_eq!((ended, sealed), (None, 100), "its keys have no limit that is ever reached");
+                    continue;
+                }
+                assert_eq!(ended, Some(RecordError::WornKey), "{suite:?}, {is_ours}");
+                // Each has 258 blocks, of 3 * 1024.
+                assert_eq!(sealed, 12);
+                assert_eq!(RecordError::WornKey.alert(), Some(Alert::CLOSE_NOTIFY));
+                made.clear();
+                session.append(b"due", &mut made);
+                session.sealer.alert(Alert::CLOSE_NOTIFY, &mut made);
+                assert!(matches!(peer.open(&mut made), Ok(Opened::Record { .. })));
+            }
+        }
+    }
+}

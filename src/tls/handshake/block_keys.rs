@@ -1,5 +1,5 @@
-//! What rustls tells of the keys of TLS 1.2 at the end of a handshake. Its key log has only the secret that they
-//! are made of, and not all that it takes to make them; and no other keys follow them.
+//! What rustls tells of the keys of TLS 1.2 at the end of a handshake. Its key log has only the secret that
+//! they are made of, and not all that it takes to make them; and no other keys follow them.
 
 use rustls::{ConnectionTrafficSecrets, ExtractedSecrets};
 

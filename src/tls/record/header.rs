@@ -52,8 +52,8 @@ impl RecordHeader {
     /// Reads the header at the front of `bytes`; `None` when it is not whole. What is wrong is told as soon
     /// as the bytes that show it are there.
     ///
-    /// The version is not looked at: with TLS 1.3 it "MUST be ignored for all purposes", and with 1.2 a record
-    /// vouches for it.
+    /// The version is not looked at: with TLS 1.3 it "MUST be ignored for all purposes", and with 1.2 a
+    /// record vouches for it.
     pub(in crate::tls) fn parse(bytes: &[u8]) -> Result<Option<Self>, RecordError> {
         let Some(&code) = bytes.first() else { return Ok(None) };
         let kind = ContentType::of(code)?;

@@ -184,8 +184,8 @@ fn renegotiation(carried: &[u8]) -> RecordError {
 
 /// Reads an alert; true for close_notify, false for one that means nothing here.
 pub(in crate::tls) fn alert(carried: &[u8]) -> Result<bool, RecordError> {
-    // "The level is implicit in the type of alert being sent and can safely be ignored." With TLS 1.2 too: none
-    // of those that were warnings once has a place behind a handshake.
+    // "The level is implicit in the type of alert being sent and can safely be ignored." With TLS 1.2 too:
+    // none of those that were warnings once has a place behind a handshake.
     let &[_level, code] = carried else { return Err(RecordError::Malformed("an alert is not two bytes")) };
     match Alert(code) {
         Alert::CLOSE_NOTIFY => Ok(true),

@@ -97,8 +97,8 @@ impl RecordSealer {
     /// of the trailer, which is longer by them.
     ///
     /// # Panics
-    /// When all data is longer than [`RECORD_DATA_BYTES`], `more` than `RECORD_MORE_BYTES`, or the room is not as
-    /// long as is told.
+    /// When all data is longer than [`RECORD_DATA_BYTES`], `more` than `RECORD_MORE_BYTES`, or the room is
+    /// not as long as is told.
     pub fn seal_with(&mut self, front: &mut [u8], data: &mut [u8], more: &[u8], trailer: &mut [u8]) {
         assert!(self.may_seal(), "a key was not renewed");
         self.key.seal(ContentType::Data, front, (data, more), trailer);

@@ -1,5 +1,5 @@
-//! Records of TLS 1.2 against RFC 5246, 6.2.3.3, RFC 5288 and RFC 7905, written down once more, and all kinds of
-//! wrong ones. Handshakes with rustls are the other oracle.
+//! Records of TLS 1.2 against RFC 5246, 6.2.3.3, RFC 5288 and RFC 7905, written down once more, and all kinds
+//! of wrong ones. Handshakes with rustls are the other oracle.
 
 use aws_lc_rs::aead::{Aad, LessSafeKey, Nonce, UnboundKey};
 use proptest::prelude::*;
@@ -10,9 +10,7 @@ use super::key_block::KeyBlock;
 use super::receive::{Opened, RecordReceiver};
 use super::seal::RecordSealer;
 use super::traffic_key::TrafficKey;
-use crate::identity::TlsIdentity;
 use crate::tls::alert::Alert;
-use crate::tls::session::TlsSession;
 use crate::tls::suite::CipherSuite;
 
 const IV: [u8; 12] = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
@@ -185,50 +183,6 @@ fn an_end_is_told() {
         assert_eq!(receive(&mut receiver, &more, 100).1, Err(RecordError::BehindClose));
         let refused = record(suite, 0, 21, &[2, 20]);
         assert_eq!(error_of(suite, &[refused]), RecordError::PeerAlert(Alert::BAD_RECORD_MAC));
-    }
-}
-
-fn sessions(suite: CipherSuite) -> [TlsSession; 2] {
-    [(); 2].map(|()| TlsSession::of_keys(TlsIdentity::Anonymous, key(suite), key(suite)))
-}
-
-/// Three records' worth of blocks, by whoever makes them: then no more is opened, and what is due is sealed.
-#[test]
-fn a_worn_key_ends_the_session_in_good_order() {
-    for suite in CipherSuite::ALL {
-        for is_ours in [true, false] {
-            let [mut peer, mut session] = sessions(suite);
-            session.set_renewal(3);
-            let (mut sealed, mut made) = (0_u32, Vec::new());
-            let ended = loop {
-                made.clear();
-                let (from, to) = if is_ours { (&mut session, &mut peer) } else { (&mut peer, &mut session) };
-                from.append(&[5; 4096], &mut made);
-                sealed += 1;
-                let opened = to.open(&mut made);
-                if opened.is_err() || sealed == 100 {
-                    break opened.err();
-                }
-                made.clear();
-                peer.append(b"request", &mut made);
-                if let Err(error) = session.open(&mut made) {
-                    break Some(error);
-                }
-                made.clear();
-            };
-            if suite == CipherSuite::ChaCha20Poly1305 {
-                assert_eq!((ended, sealed), (None, 100), "its keys have no limit that is ever reached");
-                continue;
-            }
-            assert_eq!(ended, Some(RecordError::WornKey), "{suite:?}, {is_ours}");
-            // Each has 258 blocks, of 3 * 1024.
-            assert_eq!(sealed, 12);
-            assert_eq!(RecordError::WornKey.alert(), Some(Alert::CLOSE_NOTIFY));
-            made.clear();
-            session.append(b"due", &mut made);
-            session.sealer.alert(Alert::CLOSE_NOTIFY, &mut made);
-            assert!(matches!(peer.open(&mut made), Ok(Opened::Record { .. })));
-        }
     }
 }
 

@@ -173,8 +173,8 @@ impl TrafficKey {
         nonce
     }
 
-    /// Encrypts `data` in place, and a few bytes more into the front of `trailer`. `front` goes before the data,
-    /// `trailer` behind it, and each is as long as this key and those bytes make it.
+    /// Encrypts `data` in place, and a few bytes more into the front of `trailer`. `front` goes before the
+    /// data, `trailer` behind it, and each is as long as this key and those bytes make it.
     pub(in crate::tls) fn seal(
         &mut self,
         kind: ContentType,

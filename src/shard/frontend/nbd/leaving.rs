@@ -11,10 +11,10 @@
 use std::os::fd::OwnedFd;
 
 use crate::ring::{Operation, Ring};
-use crate::shard::departure::TakesTls;
 use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::frontend::nbd::linger::Linger;
+use crate::shard::takes_tls::TakesTls;
 
 impl Connection {
     /// Whether another process could serve it at all.

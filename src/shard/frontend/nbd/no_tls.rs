@@ -5,13 +5,13 @@ use std::rc::Rc;
 
 use crate::nbd::server::reply::HeaderBytes;
 use crate::ring::{Payload, Received};
-use crate::shard::departure::ConnectionTls;
 use crate::shard::frontend::nbd::batches::Batches;
 use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding};
 use crate::shard::frontend::nbd::hold::CannotLeave;
 use crate::shard::frontend::nbd::reply::Reply;
 use crate::shard::frontend::nbd::unparsed::Unparsed;
 use crate::shard::request::table::RequestId;
+use crate::shard::takes_tls::ConnectionTls;
 
 /// There is none.
 #[derive(Debug)]

@@ -5,7 +5,6 @@ use std::rc::Rc;
 
 use crate::nbd::server::reply::HeaderBytes;
 use crate::ring::{Payload, Received};
-use crate::shard::departure::ConnectionTls;
 use crate::shard::frontend::nbd::batches::Batches;
 use crate::shard::frontend::nbd::closing::Reason;
 use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding};
@@ -15,6 +14,7 @@ use crate::shard::frontend::nbd::reply::Reply;
 use crate::shard::frontend::nbd::secure::{LeavingSecure, Secure, Secured};
 use crate::shard::frontend::nbd::unparsed::Unparsed;
 use crate::shard::request::table::RequestId;
+use crate::shard::takes_tls::ConnectionTls;
 use crate::tls::{RecordError, TlsVersion};
 
 impl Connection {
