@@ -101,7 +101,8 @@ mod tests {
         [(); 2].map(|()| TlsSession::of_keys(TlsIdentity::Anonymous, key(), key()))
     }
 
-    /// Three records' worth of blocks, by whoever makes them: then no more is opened, and what is due is sealed.
+    /// Three records' worth of blocks, by whoever makes them: then no more is opened, and what is due is
+    /// sealed.
     #[test]
     fn a_worn_key_ends_the_session_in_good_order() {
         for suite in CipherSuite::ALL {
