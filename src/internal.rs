@@ -50,8 +50,8 @@ pub mod client {
 pub mod config {
     pub use crate::config::{
         AdminAddress, AttachConfig, CommandUri, Config, ControlAddress, ExportConfig, ExportUri, Limits,
-        ListenAddress, LogFormat, Machine, Pinning, RateLimits, RunAs, SandboxMode, Settings, Shutdown,
-        TlsPolicy, TlsSettings, Weight,
+        ListenAddress, LogFormat, Machine, OldestTls, Pinning, RateLimits, RunAs, SandboxMode, Settings,
+        Shutdown, TlsPolicy, TlsSettings, Weight,
     };
 
     pub mod difference {
@@ -223,9 +223,9 @@ pub mod tls {
 
     pub use crate::tls::{
         Alert, AuthorityError, AuthorityOrder, CipherSuite, ConnectorError, MadeFile, OfferedIdentity,
-        Opened, PskError, RECORD_DATA_BYTES, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES, RENEWAL_RECORDS,
-        RecordError, RecordReceiver, RecordSealer, ServerTrust, TLS_HANDSHAKE_BYTES, TlsAcceptor,
-        TlsClientError, TlsClientHandshake, TlsConnector, TlsError, TlsHandshake, TlsIdentity, TlsMaterial,
-        TlsSession, TlsSetupError, TlsStep, make_authority, use_arbitrary,
+        Opened, PskError, RECORD_DATA_BYTES, RECORD_FRONT_BYTES, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES,
+        RENEWAL_RECORDS, RecordError, RecordReceiver, RecordSealer, ServerTrust, TLS_HANDSHAKE_BYTES,
+        TlsAcceptor, TlsClientError, TlsClientHandshake, TlsConnector, TlsError, TlsHandshake, TlsIdentity,
+        TlsMaterial, TlsSession, TlsSetupError, TlsStep, TlsVersion, make_authority, use_arbitrary,
     };
 }

@@ -11,8 +11,8 @@ use crate::config::cpus::CpuList;
 use crate::config::listen::{FileMode, TcpAddress, UnixAccess, UnixAddress};
 use crate::config::size::{parse_duration, parse_size};
 use crate::config::{
-    AdminAddress, AttachConfig, Config, ControlAddress, ExportConfig, ListenAddress, LogFormat, Pinning,
-    RunAs, SandboxMode, Settings, Shutdown, TlsPolicy, TlsSettings,
+    AdminAddress, AttachConfig, Config, ControlAddress, ExportConfig, ListenAddress, LogFormat, OldestTls,
+    Pinning, RunAs, SandboxMode, Settings, Shutdown, TlsPolicy, TlsSettings,
 };
 use crate::control::{self, Ending, Ready, Served, Service, Takeover};
 use crate::daemon::configuration::ConfigurationSource;
@@ -182,6 +182,9 @@ pub(crate) struct Args {
     /// [default: required with --tls]
     #[arg(long, value_name = "MODE", help_heading = "Security")]
     pub tls_mode: Option<TlsPolicy>,
+    /// The oldest version of TLS that clients may speak; 1.2 only with certificates [default: 1.3]
+    #[arg(long, value_name = "VERSION", help_heading = "Security")]
+    pub tls_min_version: Option<OldestTls>,
     /// Give up what a running server does not need: system calls, files, new privileges [default: auto]
     #[arg(long, value_name = "MODE", help_heading = "Security")]
     pub sandbox: Option<SandboxMode>,
@@ -323,6 +326,7 @@ struct ServeSettings {
 fn settings(args: Args) -> Result<ServeSettings, String> {
     let unix = args.unix.into_iter().map(ListenAddress::Unix);
     let tcp = args.tcp.into_iter().map(ListenAddress::Tcp);
+    let (mode, min_version) = (args.tls_mode, args.tls_min_version);
     let flags = Settings {
         exports: args.exports,
         attach: args.attach,
@@ -353,7 +357,7 @@ fn settings(args: Args) -> Result<ServeSettings, String> {
         user: args.user,
         sandbox: args.sandbox,
         rights: Default::default(),
-        tls: TlsSettings { directory: args.tls, mode: args.tls_mode, ..TlsSettings::default() },
+        tls: TlsSettings { directory: args.tls, mode, min_version, ..TlsSettings::default() },
     };
     let Some(path) = args.config else {
         let control = flags.control.clone().or_else(|| default_control(&flags.exports));

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
 
 use super::uri::{NbdUri, ServerAddress, TlsParameters};
-use crate::tls::{ConnectorError, ServerTrust, TlsConnector};
+use crate::tls::{ConnectorError, ServerTrust, TlsConnector, TlsVersion};
 
 /// Bytes of one file at most.
 const LONGEST_FILE: u64 = 16 << 20;
@@ -112,7 +112,9 @@ fn certificates(tls: &TlsParameters) -> Result<TlsConnector, CredentialsError> {
         },
     };
     let own = own.as_ref().map(|(certificate, key)| (certificate.as_slice(), key.as_slice()));
-    TlsConnector::with_certificates(trust, own).map_err(|error| CredentialsError::Setup { path, error })
+    let oldest = if tls.allows_tls_12 { TlsVersion::Tls12 } else { TlsVersion::Tls13 };
+    TlsConnector::with_certificates(trust, own, oldest)
+        .map_err(|error| CredentialsError::Setup { path, error })
 }
 
 /// The first usual place that has an authority or a certificate.

@@ -368,13 +368,15 @@ mod tests {
                 .prop_map(|path| path.map(|path| PathBuf::from(OsString::from_vec(path))))
         };
         let name = || prop::option::of("[^\0]{1,20}");
-        let with_certificates =
-            (path(), name(), any::<bool>()).prop_map(|(certificates, hostname, verify_peer)| TlsParameters {
+        let with_certificates = (path(), name(), any::<[bool; 2]>()).prop_map(
+            |(certificates, hostname, [verify_peer, allows_tls_12])| TlsParameters {
+                allows_tls_12,
                 certificates,
                 hostname,
                 verify_peer,
                 ..TlsParameters::default()
-            });
+            },
+        );
         let with_key = (prop::collection::vec(1..=255u8, 1..40), name()).prop_map(|(path, username)| {
             let psk_file = Some(OsString::from_vec(path).into());
             TlsParameters { psk_file, username, ..TlsParameters::default() }

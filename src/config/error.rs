@@ -68,9 +68,14 @@ pub enum ConfigError {
     #[error("--no-histograms leaves nothing for {0}: give only one of the two")]
     NoHistograms(&'static str),
     #[error(
-        "--tls-mode says who has to encrypt, but nothing can be encrypted with: give --tls DIR, or the files in [tls]"
+        "--tls-mode and --tls-min-version say how to encrypt, but nothing can be encrypted with: give --tls DIR, or the \
+         files in [tls]"
     )]
     NoTlsFiles,
+    #[error(
+        "TLS 1.2 needs a certificate, because shared keys are for TLS 1.3: give cert and key in [tls], or --tls DIR"
+    )]
+    OldTlsNeedsCertificate,
     #[error("a certificate and its key go together: give both, cert and key, in [tls]")]
     HalfOfAnIdentity,
     #[error(

@@ -47,7 +47,7 @@ pub(crate) use remote_uri::RemoteUri;
 pub use resolve::{Config, Machine};
 pub use sandbox::{RunAs, SandboxMode};
 pub use settings::{LogFormat, Settings};
+pub use tls::{OldestTls, TlsPolicy, TlsSettings};
 #[cfg(feature = "tls")]
 pub(crate) use tls::{TlsConfig, TlsFile};
-pub use tls::{TlsPolicy, TlsSettings};
 pub use weight::Weight;

@@ -23,6 +23,21 @@ pub enum TlsPolicy {
     Required,
 }
 
+/// The oldest version of TLS that is spoken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum OldestTls {
+    /// For clients that have nothing later; with certificates only
+    #[serde(rename = "1.2")]
+    #[cfg_attr(feature = "cli", value(name = "1.2"))]
+    Tls12,
+    /// The usual one
+    #[default]
+    #[serde(rename = "1.3")]
+    #[cfg_attr(feature = "cli", value(name = "1.3"))]
+    Tls13,
+}
+
 /// Records that a key may make: with AES-GCM it is renewed before 2^24.5 (RFC 8446, 5.5).
 const LONGEST_KEY: u64 = 1 << 24;
 
@@ -36,13 +51,14 @@ pub(super) enum ExportTls {
     Required,
 }
 
-/// `[tls]`, `--tls` and `--tls-mode`.
+/// `[tls]`, `--tls`, `--tls-mode` and `--tls-min-version`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, serde::Deserialize)]
 #[serde(deny_unknown_fields, default, rename_all = "kebab-case")]
 pub struct TlsSettings {
     /// Where the files are that are not named, under the names that QEMU gives them.
     pub directory: Option<PathBuf>,
     pub mode: Option<TlsPolicy>,
+    pub min_version: Option<OldestTls>,
     pub cert: Option<PathBuf>,
     pub key: Option<PathBuf>,
     pub client_ca: Option<PathBuf>,
@@ -65,6 +81,7 @@ fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duratio
 pub struct TlsConfig {
     /// Not [`TlsPolicy::Off`].
     pub mode: TlsPolicy,
+    pub oldest: OldestTls,
     /// The server's certificate and its key.
     pub certificate: Option<(TlsFile, TlsFile)>,
     /// The authorities of clients.
@@ -119,21 +136,23 @@ impl TlsSettings {
     /// These, with those of `below` where these have none. A directory given here replaces all of `below`'s
     /// files.
     pub(super) fn or(self, below: Self) -> Self {
-        let mode = self.mode.or(below.mode);
+        let (mode, min_version) = (self.mode.or(below.mode), self.min_version.or(below.min_version));
+        let renew_after = self.renew_after.or(below.renew_after);
+        let max_session = self.max_session.or(below.max_session);
         if self.directory.is_some() {
-            let renew_after = self.renew_after.or(below.renew_after);
-            return Self { mode, renew_after, max_session: self.max_session.or(below.max_session), ..self };
+            return Self { mode, min_version, renew_after, max_session, ..self };
         }
         Self {
             directory: below.directory,
             mode,
+            min_version,
             cert: self.cert.or(below.cert),
             key: self.key.or(below.key),
             client_ca: self.client_ca.or(below.client_ca),
             crl: self.crl.or(below.crl),
             psk: self.psk.or(below.psk),
-            renew_after: self.renew_after.or(below.renew_after),
-            max_session: self.max_session.or(below.max_session),
+            renew_after,
+            max_session,
         }
     }
 
@@ -146,11 +165,13 @@ impl TlsSettings {
 
     /// `None`: there is no encryption.
     pub(super) fn resolve(self, exports: &[ExportConfig]) -> Result<Option<TlsConfig>, ConfigError> {
-        let Self { directory, mode, cert, key, client_ca, crl, psk, renew_after, max_session } = self;
+        let Self { directory, mode, min_version, cert, key, client_ca, crl, psk, renew_after, max_session } =
+            self;
         let has_files = directory.is_some() || cert.is_some() || key.is_some() || psk.is_some();
         let mode = match mode {
             Some(TlsPolicy::Off) => None,
             Some(_) if !has_files => return Err(ConfigError::NoTlsFiles),
+            None if !has_files && min_version.is_some() => return Err(ConfigError::NoTlsFiles),
             None if !has_files => None,
             mode => Some(mode.unwrap_or(TlsPolicy::Required)),
         };
@@ -170,6 +191,10 @@ impl TlsSettings {
         if !(1..=LONGEST_KEY).contains(&renew_after) {
             return Err(ConfigError::RenewAfter(renew_after));
         }
+        let oldest = min_version.unwrap_or_default();
+        if oldest == OldestTls::Tls12 && directory.is_none() && cert.is_none() {
+            return Err(ConfigError::OldTlsNeedsCertificate);
+        }
         if let Some(time) = max_session.filter(|time| *time < SHORTEST_SESSION) {
             return Err(ConfigError::MaxSession(time));
         }
@@ -185,6 +210,7 @@ impl TlsSettings {
         };
         Ok(Some(TlsConfig {
             mode,
+            oldest,
             certificate: file(cert, "server-cert.pem").zip(file(key, "server-key.pem")),
             client_authorities: file(client_ca, "ca-cert.pem"),
             revoked: file(crl, "ca-crl.pem"),
@@ -223,6 +249,10 @@ mod tests {
         assert_eq!(resolve(mode(TlsPolicy::Selective)), Err(ConfigError::NoTlsFiles));
         let half = TlsSettings { cert: Some("/c".into()), ..TlsSettings::default() };
         assert_eq!(resolve(half), Err(ConfigError::HalfOfAnIdentity));
+        let old = |settings| TlsSettings { min_version: Some(OldestTls::Tls12), ..settings };
+        assert_eq!(resolve(old(TlsSettings::default())), Err(ConfigError::NoTlsFiles));
+        let shared = TlsSettings { psk: Some("/k".into()), ..TlsSettings::default() };
+        assert_eq!(resolve(old(shared)), Err(ConfigError::OldTlsNeedsCertificate));
         let short = TlsSettings {
             directory: Some("/t".into()),
             max_session: Some(Duration::ZERO),
@@ -239,11 +269,13 @@ mod tests {
         let file = TlsSettings {
             cert: Some("/c".into()),
             mode: Some(TlsPolicy::Selective),
+            min_version: Some(OldestTls::Tls12),
             ..TlsSettings::default()
         };
         let flags = TlsSettings { directory: Some("/t".into()), ..TlsSettings::default() };
         let merged = flags.or(file.clone());
         assert_eq!((merged.cert, merged.mode), (None, Some(TlsPolicy::Selective)));
+        assert_eq!(merged.min_version, Some(OldestTls::Tls12));
         assert_eq!(TlsSettings::default().or(file.clone()), file);
     }
 }

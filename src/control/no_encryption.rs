@@ -106,7 +106,7 @@ impl SecureChannel {
         match *self {}
     }
 
-    pub(in crate::control) fn cipher(&self) -> usize {
+    pub(in crate::control) fn kind(&self) -> (usize, usize) {
         match *self {}
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::handover::Parting;
 use super::host::{ChangeError, Host, HostRequest};
 use super::server::Server;
+use crate::shard::TakesTls;
 
 /// What has become of the clients when the server stops.
 pub(super) enum Parted {
@@ -36,9 +37,10 @@ impl Server<'_> {
     pub(super) async fn part(&mut self, host: &mut impl Host) -> Parted {
         let Some(keeper) = self.keeper.as_ref().filter(|_| self.may_part) else { return Parted::Nobody };
         let (keeper, handovers) = (Arc::clone(keeper), Rc::clone(&self.handovers));
-        let with_tls = self.plane.encryption.is_some();
+        // The next process is most likely this program, or a later one.
+        let takes = if self.plane.encryption.is_some() { TakesTls::ALL } else { TakesTls::NONE };
         let parting = tokio::select! {
-            parting = handovers.part(&keeper, with_tls) => parting,
+            parting = handovers.part(&keeper, takes) => parting,
             signal = next_stop(host) => {
                 tracing::warn!(signal, "stopping at once: what is in flight is lost");
                 return Parted::InHaste;

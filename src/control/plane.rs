@@ -180,10 +180,10 @@ impl Plane {
         self.encryption.as_ref()?.longest_session()
     }
 
-    /// Counts the end of a handshake of TLS: the place of its cipher, or why it failed.
-    pub(super) fn count_tls(&self, ended: Result<usize, TlsFailure>) {
+    /// Counts the end of a handshake of TLS: the places of its version and of its cipher, or why it failed.
+    pub(super) fn count_tls(&self, ended: Result<(usize, usize), TlsFailure>) {
         self.count(|counts| match ended {
-            Ok(cipher) => counts.tls.sessions[cipher] += 1,
+            Ok((version, cipher)) => counts.tls.sessions[version][cipher] += 1,
             Err(failure) => counts.tls.failures[failure as usize] += 1,
         });
     }

@@ -4,11 +4,12 @@ use std::time::Duration;
 
 use crate::backend::ExportId;
 use crate::shard::mailbox::LeavingConnection;
+use crate::shard::takes_tls::TakesTls;
 
 /// Connections that are being made ready, or are.
 pub(crate) struct Departure {
     pub(crate) exports: Vec<ExportId>,
-    pub(crate) with_tls: bool,
+    pub(crate) takes: TakesTls,
     /// By the ring's clock: for what a device works on, and for what only its client can end.
     pub(crate) deadline: Duration,
     pub(crate) client_deadline: Duration,

@@ -13,6 +13,7 @@ use crate::shard::mailbox::{
     Removal, Remove, Settlement,
 };
 use crate::shard::setup::{END, END_NOW, ShardConfig, ShardEnd, ShardError, ShardStartError};
+use crate::shard::takes_tls::TakesTls;
 use crate::shard::turn::run::run;
 use crate::shard::turn::shard::Shard;
 use crate::stats::Interval;
@@ -181,11 +182,11 @@ impl ShardHandle {
     /// [`ShardHandle::settle`]. False when the shard is gone or has no room for the message.
     pub(crate) fn depart(
         &self,
-        (exports, with_tls): (Vec<ExportId>, bool),
+        (exports, takes): (Vec<ExportId>, TakesTls),
         [patience, client_patience]: [Duration; 2],
         answer: impl FnOnce(Vec<LeavingConnection>) + Send + 'static,
     ) -> bool {
-        let order = Departing { exports, with_tls, patience, client_patience, answer: Box::new(answer) };
+        let order = Departing { exports, takes, patience, client_patience, answer: Box::new(answer) };
         let sent = self.mailbox.try_send(Message::Depart(order)).is_ok();
         self.doorbell.ring();
         sent

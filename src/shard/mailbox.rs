@@ -10,6 +10,7 @@ use crate::identity::PeerIdentity;
 use crate::nbd::session::Session;
 use crate::shard::admission::gate::ExportLimits;
 use crate::shard::frontend::nbd::{LeavingSecure, Secured};
+use crate::shard::takes_tls::TakesTls;
 use crate::stats::Interval;
 
 /// A connection after its handshake, on its way to the shard that owns it from then on.
@@ -97,8 +98,8 @@ pub(super) enum Message {
 pub(super) struct Departing {
     /// Those of these exports.
     pub(super) exports: Vec<ExportId>,
-    /// Those with TLS too.
-    pub(super) with_tls: bool,
+    /// Those with TLS too, or some of them.
+    pub(super) takes: TakesTls,
     /// What is under way has so long to end. A connection that is not ready then goes on here.
     pub(super) patience: Duration,
     /// So long may a client take to fetch its replies, while all others wait.

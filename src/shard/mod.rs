@@ -26,6 +26,7 @@ mod request;
 mod setup;
 #[cfg(feature = "sim")]
 mod simulated;
+mod takes_tls;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -42,3 +43,4 @@ pub use setup::ShardConfig;
 pub(crate) use setup::{ShardError, ShardStartError};
 #[cfg(feature = "sim")]
 pub use simulated::{Holdings, SteppedShard};
+pub(crate) use takes_tls::{ConnectionTls, TakesTls};

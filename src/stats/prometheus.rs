@@ -7,7 +7,7 @@ pub(crate) use super::page::Format;
 use super::page::Page;
 use super::remote::{RemoteExportFacts, remotes};
 use super::tiers::tiers;
-use super::tls::{TLS_CIPHERS, TlsClients, TlsFailure};
+use super::tls::{TLS_CIPHERS, TLS_VERSIONS, TlsClients, TlsFailure};
 use super::totals::{CommandTotals, ExportTotals, Totals};
 use super::uploads::uploads;
 use super::{Gauges, PackStats, Phase, SnapshotOutcome, SnapshotStats, TierStats, UploadStats};
@@ -204,8 +204,10 @@ fn ended_sessions(page: &mut Page, clients: &ClientCounts) {
 
 fn tls(page: &mut Page, clients: &TlsClients, totals: &Totals) {
     page.family("ringnbd_tls_sessions_total", "counter", "Handshakes of TLS that ended well.");
-    for (cipher, sessions) in TLS_CIPHERS.iter().zip(clients.sessions) {
-        page.sample("ringnbd_tls_sessions_total", &[("version", "1.3"), ("cipher", cipher)], sessions);
+    for (version, sessions) in TLS_VERSIONS.iter().zip(clients.sessions) {
+        for (cipher, sessions) in TLS_CIPHERS.iter().zip(sessions) {
+            page.sample("ringnbd_tls_sessions_total", &[("version", version), ("cipher", cipher)], sessions);
+        }
     }
     page.family("ringnbd_tls_failures_total", "counter", "Handshakes of TLS that failed.");
     for ((_, reason), failures) in TlsFailure::ALL.iter().zip(clients.failures) {

@@ -18,8 +18,9 @@ impl TlsCounts {
     }
 }
 
-/// The cipher suites that are spoken, as they are called in metrics; [`TlsClients::sessions`] counts in this
-/// order.
+/// The versions that are spoken, as they are called in metrics, oldest first.
+pub(crate) const TLS_VERSIONS: [&str; 2] = ["1.2", "1.3"];
+/// The ciphers that are spoken, as they are called in metrics; [`TlsClients::sessions`] counts in this order.
 pub(crate) const TLS_CIPHERS: [&str; 3] = ["aes-128-gcm", "aes-256-gcm", "chacha20-poly1305"];
 
 /// Why there is no secure connection, in a few classes.
@@ -65,8 +66,8 @@ impl TlsFailure {
 /// Handshakes of TLS since the start.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct TlsClients {
-    /// By [`TLS_CIPHERS`].
-    pub sessions: [u64; TLS_CIPHERS.len()],
+    /// By [`TLS_VERSIONS`], and by [`TLS_CIPHERS`].
+    pub sessions: [[u64; TLS_CIPHERS.len()]; TLS_VERSIONS.len()],
     /// By [`TlsFailure`].
     pub failures: [u64; TlsFailure::ALL.len()],
 }

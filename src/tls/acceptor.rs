@@ -4,16 +4,18 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::RootCertStore;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
 use rustls::time_provider::TimeProvider;
+use rustls::version::{TLS12, TLS13};
+use rustls::{RootCertStore, SupportedProtocolVersion};
 
 use super::psk_keys::{PskError, PskKeys};
 use super::suite::CipherSuite;
+use super::version::TlsVersion;
 
 /// The contents of the files that a server is given.
 #[derive(Default, Clone, Copy)]
@@ -26,6 +28,8 @@ pub struct TlsMaterial<'a> {
     pub revoked: Option<&'a [u8]>,
     /// A client without a certificate is refused.
     pub certificate_is_required: bool,
+    /// Clients of TLS 1.2 are served too, with certificates: a handshake with a shared key is one of TLS 1.3.
+    pub allows_tls_12: bool,
     /// Names and shared keys, as `psktool` writes them.
     pub shared_keys: Option<&'a [u8]>,
 }
@@ -113,8 +117,7 @@ impl TlsAcceptor {
 }
 
 fn hash_of(material: &TlsMaterial<'_>) -> [u8; 32] {
-    let TlsMaterial { certificate, client_authorities, revoked, certificate_is_required, shared_keys } =
-        material;
+    let TlsMaterial { certificate, client_authorities, revoked, shared_keys, .. } = material;
     let (certificate, key) = certificate.unzip();
     let mut hash = aws_lc_rs::digest::Context::new(&aws_lc_rs::digest::SHA256);
     for part in [certificate, key, *client_authorities, *revoked, *shared_keys] {
@@ -122,7 +125,7 @@ fn hash_of(material: &TlsMaterial<'_>) -> [u8; 32] {
         hash.update(&part.map_or(u64::MAX, |part| part.len() as u64).to_le_bytes());
         hash.update(part.unwrap_or_default());
     }
-    hash.update(&[u8::from(*certificate_is_required)]);
+    hash.update(&[material.certificate_is_required.into(), material.allows_tls_12.into()]);
     hash.finish().as_ref().try_into().expect("SHA-256 has 32 bytes")
 }
 
@@ -149,7 +152,8 @@ fn certificates(
 ) -> Result<(ServerConfig, Arc<dyn ClientCertVerifier>), TlsSetupError> {
     let chain: Vec<CertificateDer<'static>> = of_pem(certificate).map_err(TlsSetupError::Certificate)?;
     let key = PrivateKeyDer::from_pem_slice(key).map_err(|error| TlsSetupError::Key(error.to_string()))?;
-    let provider = Arc::new(provider());
+    let oldest = if material.allows_tls_12 { TlsVersion::Tls12 } else { TlsVersion::Tls13 };
+    let provider = Arc::new(provider(oldest));
     let clients = match material.client_authorities {
         None => WebPkiClientVerifier::no_client_auth(),
         Some(authorities) => {
@@ -169,7 +173,7 @@ fn certificates(
         }
     };
     let mut config = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
+        .with_protocol_versions(versions(oldest))
         .map_err(TlsSetupError::Pair)?
         .with_client_cert_verifier(Arc::clone(&clients))
         .with_single_cert(chain, key)
@@ -179,13 +183,29 @@ fn certificates(
     // No tickets: a session is never resumed, and the first record of ours is the first of its key.
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
+    // Of TLS 1.2: the keys of a session are told at the end of its handshake, and belong to no other one.
+    config.enable_secret_extraction = material.allows_tls_12;
+    config.require_ems = true;
     Ok((config, clients))
 }
 
+/// The versions that are spoken from `oldest` on.
+pub(in crate::tls) fn versions(oldest: TlsVersion) -> &'static [&'static SupportedProtocolVersion] {
+    static BOTH: [&SupportedProtocolVersion; 2] = [&TLS13, &TLS12];
+    match oldest {
+        TlsVersion::Tls12 => &BOTH,
+        TlsVersion::Tls13 => &BOTH[..1],
+    }
+}
+
 /// The primitives of rustls, with our suites in our order.
-pub(in crate::tls) fn provider() -> CryptoProvider {
+pub(in crate::tls) fn provider(oldest: TlsVersion) -> CryptoProvider {
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
-    let preferred = |code: u16| CipherSuite::ALL.iter().position(|suite| suite.code() == code);
+    let of_12 = |code| CipherSuite::of_12(code).filter(|_| oldest == TlsVersion::Tls12);
+    let preferred = |code: u16| {
+        let suite = CipherSuite::of(code).or_else(|| of_12(code))?;
+        CipherSuite::ALL.iter().position(|one| *one == suite)
+    };
     provider.cipher_suites.retain(|suite| preferred(suite.suite().into()).is_some());
     provider.cipher_suites.sort_by_key(|suite| preferred(suite.suite().into()));
     provider

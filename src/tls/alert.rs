@@ -18,12 +18,15 @@ impl Alert {
     pub(in crate::tls) const DECRYPT_ERROR: Self = Self(51);
     pub(in crate::tls) const PROTOCOL_VERSION: Self = Self(70);
     pub(in crate::tls) const USER_CANCELED: Self = Self(90);
+    pub(in crate::tls) const NO_RENEGOTIATION: Self = Self(100);
 
-    /// Its two bytes. "All the alerts listed in Section 6.2 MUST be sent with AlertLevel=fatal".
+    /// Its two bytes. "All the alerts listed in Section 6.2 MUST be sent with AlertLevel=fatal"; that there
+    /// is no renegotiation "is always a warning" (RFC 5246, 7.2.2).
     pub(in crate::tls) fn bytes(self) -> [u8; 2] {
         const WARNING: u8 = 1;
         const FATAL: u8 = 2;
-        [if self == Self::CLOSE_NOTIFY { WARNING } else { FATAL }, self.0]
+        let is_warning = matches!(self, Self::CLOSE_NOTIFY | Self::NO_RENEGOTIATION);
+        [if is_warning { WARNING } else { FATAL }, self.0]
     }
 }
 
@@ -50,6 +53,7 @@ impl Display for Alert {
             71 => "insufficient_security",
             80 => "internal_error",
             90 => "user_canceled",
+            100 => "no_renegotiation",
             109 => "missing_extension",
             112 => "unrecognized_name",
             115 => "unknown_psk_identity",

@@ -8,13 +8,18 @@ use super::arbitrary_talk::use_talk;
 use super::handshake::{TlsHandshake, TlsStep};
 use super::record::error::RecordError;
 use super::record::header::RECORD_HEADER_BYTES;
+use super::record::key_block::KeyBlock;
 use super::record::receive::{Opened, RecordReceiver};
 use super::record::traffic_key::TrafficKey;
 use super::secret::Secret;
 use super::suite::CipherSuite;
+use super::version::TlsVersion;
 
 /// Bytes inside of one record at most, which is more than there may be.
 const LONGEST_INSIDE: usize = (1 << 14) + 300;
+
+/// Of each version.
+const KEYS: [fn() -> TrafficKey; 2] = [key, key_12];
 
 /// Uses `data` as what a client sends. The first byte says whether as a handshake or as records, and how long
 /// the pieces are; or what happens to bytes on their way between two sides that keep to the rules.
@@ -27,10 +32,10 @@ pub fn use_arbitrary(data: &[u8]) {
             assert_eq!(whole, handshake(data, piece));
             assert!(whole.0.len() < 1000, "an answer of {} bytes", whole.0.len());
         }
-        1 => records(data, piece),
+        1 => KEYS.into_iter().for_each(|key| records(data, piece, key)),
         3 => use_talk(data),
         // No mutation makes a tag, so the insides of records are what is fuzzed: each has a length before it.
-        _ => records(&sealed(data), piece),
+        _ => KEYS.into_iter().for_each(|key| records(&sealed(data, key()), piece, key)),
     }
 }
 
@@ -58,35 +63,42 @@ fn handshake(data: &[u8], piece: usize) -> (Vec<u8>, Option<String>) {
     (output, None)
 }
 
-fn secret() -> Secret {
-    Secret::new(CipherSuite::ChaCha20Poly1305, &[7; 32])
+fn key() -> TrafficKey {
+    TrafficKey::new(Secret::new(CipherSuite::ChaCha20Poly1305, &[7; 32]))
+}
+
+/// One of TLS 1.2, with a nonce in each record.
+fn key_12() -> TrafficKey {
+    let block = KeyBlock::new(CipherSuite::Aes128Gcm, &[7; 16], [7; 12]);
+    TrafficKey::of_block(block.expect("it is as long"))
 }
 
 /// Records that have `data` inside.
-fn sealed(data: &[u8]) -> Vec<u8> {
-    let (mut key, mut sent, mut rest) = (TrafficKey::new(secret()), Vec::new(), data);
+fn sealed(data: &[u8], mut key: TrafficKey) -> Vec<u8> {
+    let (mut sent, mut rest) = (Vec::new(), data);
     while let [high, low, behind @ ..] = rest {
         let length = usize::from(u16::from_be_bytes([*high, *low])) % LONGEST_INSIDE;
         let (inside, behind) = behind.split_at(length.min(behind.len()));
         key.seal_inside(inside, &mut sent);
         rest = behind;
         // What a key update looks like: the next record has the next key.
-        if inside.starts_with(&[24, 0, 0, 1]) && inside.get(5) == Some(&22) && inside.len() == 6 {
+        let is_update = inside.starts_with(&[24, 0, 0, 1]) && inside.get(5) == Some(&22) && inside.len() == 6;
+        if is_update && key.version() == TlsVersion::Tls13 {
             key.renew();
         }
     }
     sent
 }
 
-fn records(sent: &[u8], piece: usize) {
-    let (whole, pieces) = (received(sent, usize::MAX), received(sent, piece));
+fn records(sent: &[u8], piece: usize, key: fn() -> TrafficKey) {
+    let (whole, pieces) = (received(sent, usize::MAX, key()), received(sent, piece, key()));
     assert_eq!(whole, pieces);
     assert!(whole.0.len() <= sent.len());
 }
 
 /// The data of records, and what was wrong with them.
-fn received(sent: &[u8], piece: usize) -> (Vec<u8>, Option<RecordError>) {
-    let mut receiver = RecordReceiver::new(secret());
+fn received(sent: &[u8], piece: usize, key: TrafficKey) -> (Vec<u8>, Option<RecordError>) {
+    let mut receiver = RecordReceiver::of_key(key);
     let (mut held, mut data) = (Vec::new(), Vec::new());
     for piece in sent.chunks(piece) {
         held.extend_from_slice(piece);

@@ -13,8 +13,9 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use zeroize::Zeroizing;
 
-use super::acceptor::{Now, of_pem, provider};
+use super::acceptor::{Now, of_pem, provider, versions};
 use super::psk_keys::{PskError, PskKeys};
+use super::version::TlsVersion;
 
 /// Which servers are believed.
 #[derive(Clone, Copy)]
@@ -74,18 +75,20 @@ pub(in crate::tls) enum ConnectorKind {
 pub struct TlsConnector(pub(in crate::tls) ConnectorKind);
 
 impl TlsConnector {
-    /// Servers have certificates; `own` are the client's, its own first, and its key, in PEM.
+    /// Servers have certificates, and speak `oldest` or a later version; `own` are the client's, its own
+    /// first, and its key, in PEM.
     ///
     /// # Errors
     /// [`ConnectorError`]: what is wrong with the files.
     pub fn with_certificates(
         trust: ServerTrust<'_>,
         own: Option<(&[u8], &[u8])>,
+        oldest: TlsVersion,
     ) -> Result<Self, ConnectorError> {
-        let provider = Arc::new(provider());
+        let provider = Arc::new(provider(oldest));
         let verifier = verifier(trust, &provider)?;
         let builder = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13])
+            .with_protocol_versions(versions(oldest))
             .map_err(ConnectorError::Pair)?
             .dangerous()
             .with_custom_certificate_verifier(verifier);
@@ -100,6 +103,9 @@ impl TlsConnector {
         };
         // The first record of ours is the first of its key.
         config.resumption = Resumption::disabled();
+        // Of TLS 1.2, as in the acceptor.
+        config.enable_secret_extraction = oldest == TlsVersion::Tls12;
+        config.require_ems = true;
         Ok(Self(ConnectorKind::Certificates { config: Box::new(config), has_certificate: own.is_some() }))
     }
 

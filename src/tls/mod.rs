@@ -5,8 +5,11 @@
 //! certificates are those of rustls. It has none with a key that both ends know, so that one is ours
 //! (`handshake::shared_key`, `client::shared_key`), on the primitives that rustls uses too: the libraries
 //! that have it want perl to be built (OpenSSL), or `unsafe` callbacks for every byte and secret (s2n-tls).
-//! The ClientHello tells which of them it is. Only TLS 1.3 is spoken, without tickets, early data and
-//! renegotiation. The document of NBD asks for 1.2 as well, which clients of today do not need.
+//! The ClientHello tells which of them it is. There are no tickets, no early data and no renegotiation.
+//!
+//! TLS 1.3 is spoken, and 1.2 where it is asked for: the document of NBD wants it, and clients of today do
+//! not need it. It is spoken with certificates, ephemeral keys, AEAD ciphers and the extended master secret
+//! alone. Its keys cannot be renewed, so a session ends before a key with AES-GCM is worn.
 //!
 //! Records are always ours (`record`). The server opens and seals them in its own buffers, renews keys, and
 //! can give a connection away with its keys, which a library that owns the stream does not allow.
@@ -31,6 +34,7 @@ mod state;
 mod suite;
 #[cfg(test)]
 mod test_authority;
+mod version;
 
 pub use crate::identity::TlsIdentity;
 pub use acceptor::{TlsAcceptor, TlsMaterial, TlsSetupError};
@@ -48,6 +52,8 @@ pub use record::error::RecordError;
 pub use record::header::{RECORD_DATA_BYTES, RECORD_HEADER_BYTES};
 pub use record::receive::{Opened, RecordReceiver};
 pub use record::seal::{RENEWAL_RECORDS, RecordSealer};
-pub use record::traffic_key::RECORD_TRAILER_BYTES;
+pub(crate) use record::traffic_key::RECORD_MORE_BYTES;
+pub use record::traffic_key::{RECORD_FRONT_BYTES, RECORD_TRAILER_BYTES};
 pub use session::TlsSession;
 pub use suite::CipherSuite;
+pub use version::TlsVersion;

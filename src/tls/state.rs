@@ -1,23 +1,30 @@
 //! A session as bytes, for a process that goes on with it.
 //!
-//! They have the traffic secrets: whoever gets them can read and write what follows. The one that writes them
+//! They begin with the cipher suite, which also tells the version of TLS: an earlier program takes a suite of
+//! TLS 1.2 for none, and refuses the session.
+//!
+//! They have the secrets: whoever gets them can read and write what follows. The one that writes them
 //! must seal nothing any more once another one has read them, because a nonce is used once.
 
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
+use super::record::key_block::KeyBlock;
 use super::record::receive::RecordReceiver;
 use super::record::seal::RecordSealer;
-use super::record::traffic_key::TrafficKey;
+use super::record::traffic_key::{KeySource, TrafficKey};
 use super::secret::Secret;
 use super::session::TlsSession;
 use super::suite::CipherSuite;
+use super::version::TlsVersion;
 use crate::identity::TlsIdentity;
 
 /// Further certificates of a client; more are not kept.
 const MOST_CERTIFICATES: usize = 64;
 /// Bytes of a certificate, or of the name of a key.
 const LONGEST: usize = 64 << 10;
+/// From the number of a suite of TLS 1.3 to what stands here for its cipher with TLS 1.2.
+const TO_12: u16 = 0x0100;
 
 impl TlsSession {
     /// Its bytes; `None` while a message of the client has come in part, and at its end.
@@ -27,7 +34,10 @@ impl TlsSession {
         // As much as is ever needed, so that no copy is left where it grew.
         let chain = self.intermediates.iter().map(|one| one.len() + 4).sum::<usize>();
         let mut bytes = Zeroizing::new(Vec::with_capacity(chain + LONGEST + 512));
-        bytes.extend(self.suite.code().to_le_bytes());
+        bytes.extend(match self.version {
+            TlsVersion::Tls12 => (self.suite.code() - TO_12).to_le_bytes(),
+            TlsVersion::Tls13 => self.suite.code().to_le_bytes(),
+        });
         write_key(received, &mut bytes);
         bytes.extend(idle.to_le_bytes());
         bytes.extend(updates.to_le_bytes());
@@ -48,8 +58,10 @@ impl TlsSession {
     /// The session of such bytes; `None` if they are not such.
     pub(crate) fn of_state(bytes: &[u8]) -> Option<Self> {
         let mut from = StateReader(bytes);
-        let suite = CipherSuite::of(u16::from_le_bytes(from.array()?))?;
-        let received = from.key(suite)?;
+        let code = u16::from_le_bytes(from.array()?);
+        let of_12 = || Some((CipherSuite::of(code.checked_add(TO_12)?)?, TlsVersion::Tls12));
+        let kind = CipherSuite::of(code).map(|suite| (suite, TlsVersion::Tls13)).or_else(of_12)?;
+        let received = from.key(kind)?;
         let idle = u32::from_le_bytes(from.array()?);
         let updates = u64::from_le_bytes(from.array()?);
         let answer_is_due = match from.array()? {
@@ -57,7 +69,7 @@ impl TlsSession {
             [1] => true,
             _ => return None,
         };
-        let sealed = from.key(suite)?;
+        let sealed = from.key(kind)?;
         let [kind] = from.array()?;
         let identity = match (kind, from.bytes()?) {
             (0, []) => TlsIdentity::Anonymous,
@@ -74,12 +86,20 @@ impl TlsSession {
             .collect::<Option<_>>()?;
         let receiver = RecordReceiver::of_state(received, idle, updates, answer_is_due);
         let sealer = RecordSealer::of_state(sealed)?;
-        from.0.is_empty().then_some(Self { suite, identity, intermediates, receiver, sealer })
+        let session = Self { intermediates, ..Self::of_ends(identity, receiver, sealer) };
+        from.0.is_empty().then_some(session)
     }
 }
 
 fn write_key(key: &TrafficKey, to: &mut Vec<u8>) {
-    to.extend_from_slice(key.secret().bytes());
+    match key.source() {
+        KeySource::Secret(secret) => to.extend_from_slice(secret.bytes()),
+        KeySource::Block(block) => {
+            to.extend_from_slice(block.key());
+            to.extend_from_slice(block.iv());
+            to.extend(key.blocks().to_le_bytes());
+        }
+    }
     to.extend(key.records().to_le_bytes());
 }
 
@@ -106,9 +126,15 @@ impl<'a> StateReader<'a> {
         if length > LONGEST { None } else { self.take(length) }
     }
 
-    fn key(&mut self, suite: CipherSuite) -> Option<TrafficKey> {
-        let secret = Secret::new(suite, self.take(suite.hash_length())?);
-        Some(TrafficKey::of_state(secret, u64::from_le_bytes(self.array()?)))
+    fn key(&mut self, (suite, version): (CipherSuite, TlsVersion)) -> Option<TrafficKey> {
+        let (key, blocks) = match version {
+            TlsVersion::Tls12 => {
+                let (key, iv) = (self.take(suite.cipher().key_len())?, self.array()?);
+                (TrafficKey::of_block(KeyBlock::new(suite, key, iv)?), u64::from_le_bytes(self.array()?))
+            }
+            TlsVersion::Tls13 => (TrafficKey::new(Secret::new(suite, self.take(suite.hash_length())?)), 0),
+        };
+        Some(key.at(u64::from_le_bytes(self.array()?), blocks))
     }
 }
 
@@ -134,6 +160,56 @@ mod tests {
             rest = &mut rest[length..];
         }
         seen
+    }
+
+    /// The client's end and the server's, with TLS 1.2.
+    fn sessions_12(suite: CipherSuite) -> [TlsSession; 2] {
+        let key = |byte| {
+            let block = KeyBlock::new(suite, &vec![byte; suite.cipher().key_len()], [byte; 12]);
+            TrafficKey::of_block(block.expect("it is as long"))
+        };
+        let of = |received, sealed| TlsSession::of_keys(TlsIdentity::Anonymous, key(received), key(sealed));
+        [of(8, 7), of(7, 8)]
+    }
+
+    #[test]
+    fn a_session_of_tls_1_2_goes_on_elsewhere_and_its_keys_wear_on() {
+        for suite in CipherSuite::ALL {
+            let [mut client, mut server] = sessions_12(suite);
+            for round in 0..50_u8 {
+                let mut bytes = Vec::new();
+                client.append(&[round; 100], &mut bytes);
+                assert_eq!(opened_by(&mut server, bytes), [round; 100]);
+                let state = server.to_state().unwrap();
+                assert_eq!(state[1], 0x12, "an earlier program knows no such suite");
+                server = TlsSession::of_state(&state).unwrap();
+                assert_eq!((server.version, server.suite), (TlsVersion::Tls12, suite));
+                let mut reply = Vec::new();
+                server.append(&[round, 1], &mut reply);
+                assert_eq!(opened_by(&mut client, reply), [round, 1]);
+            }
+            let [sealed, received] = [server.sealer.key(), server.receiver.state().unwrap().0];
+            let blocks = if suite.is_gcm() { [50 * 3, 50 * 9] } else { [0, 0] };
+            assert_eq!([sealed.blocks(), received.blocks()], blocks, "{suite:?}");
+            assert_eq!([sealed.records(), received.records()], [50, 50]);
+        }
+    }
+
+    #[test]
+    fn a_spent_key_of_tls_1_2_is_no_state() {
+        let [_, server] = sessions_12(CipherSuite::Aes128Gcm);
+        let mut state = server.to_state().unwrap();
+        // The blocks of the key that seals, behind the first key and what comes between.
+        let place = 2 + (16 + 12 + 8 + 8) + 4 + 8 + 1 + 16 + 12;
+        for (blocks, is_one) in [((1_u64 << 34) + (1 << 32) - 1, true), ((1 << 34) + (1 << 32), false)] {
+            state[place..place + 8].copy_from_slice(&blocks.to_le_bytes());
+            let resumed = TlsSession::of_state(&state);
+            assert_eq!(resumed.is_some(), is_one);
+            assert!(resumed.is_none_or(|session| session.sealer.is_worn()));
+        }
+        for length in 0..state.len() {
+            assert!(TlsSession::of_state(&state[..length]).is_none(), "{length} bytes");
+        }
     }
 
     /// A client talks to one server after the other, and notices nothing; keys are renewed on both sides.

@@ -1,4 +1,5 @@
-//! The cipher suites of TLS 1.3 that are spoken (RFC 8446, B.4).
+//! The cipher suites that are spoken: all of TLS 1.3 but for CCM (RFC 8446, B.4), and those of TLS 1.2 that
+//! have the same ciphers and forward secrecy (RFC 5289, RFC 7905).
 
 use aws_lc_rs::{aead, digest, hkdf, hmac};
 
@@ -16,6 +17,20 @@ impl CipherSuite {
 
     pub(in crate::tls) fn of(code: u16) -> Option<Self> {
         Self::ALL.into_iter().find(|suite| suite.code() == code)
+    }
+
+    /// The same of a suite of TLS 1.2, with a certificate of either kind: ECDSA, RSA.
+    pub(in crate::tls) fn of_12(code: u16) -> Option<Self> {
+        match code {
+            0xc02b | 0xc02f => Some(Self::Aes128Gcm),
+            0xc02c | 0xc030 => Some(Self::Aes256Gcm),
+            0xcca9 | 0xcca8 => Some(Self::ChaCha20Poly1305),
+            _ => None,
+        }
+    }
+
+    pub(in crate::tls) const fn is_gcm(self) -> bool {
+        matches!(self, Self::Aes128Gcm | Self::Aes256Gcm)
     }
 
     pub(in crate::tls) const fn code(self) -> u16 {

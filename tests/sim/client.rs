@@ -6,7 +6,7 @@ use ringnbd::internal::ring::sim::{Faults, Random, SocketId, World, mixed};
 
 use super::oracle::{Oracle, WriteId};
 use super::request::{Asked, Expect, Setting};
-use super::secure::{self, NOT_SEALED, SecureEnd};
+use super::secure::{NOT_SEALED, SecureEnd};
 use super::wire::{self, Form, Reply, Stream};
 
 /// What a client works with.
@@ -278,7 +278,8 @@ impl Client {
         let taken_back = context.world.taken_back(self.socket);
         // Nobody waits for a client that was idle for long: its goodbye may go with the socket.
         let is_sent_away = context.shutting_down || context.removed;
-        let goodbye = if self.secure.is_some() && is_sent_away { secure::GOODBYE_BYTES } else { 0 };
+        let goodbye =
+            self.secure.as_ref().filter(|_| is_sent_away).map_or(0, |secure| secure.goodbye_bytes());
         if taken_back > goodbye && context.faults.cut_send == 0.0 {
             return Err(format!("{taken_back} bytes of replies were taken back when the socket was closed"));
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use ringnbd::internal::ring::sim::{Faults, Random, World};
 use ringnbd::internal::shard::Secured;
-use ringnbd::internal::tls::{Alert, CipherSuite, Opened, TlsSession};
+use ringnbd::internal::tls::{Alert, CipherSuite, Opened, TlsSession, TlsVersion};
 
 use super::plan::{Plan, Restart};
 use super::run::weighing::WeightPlan;
@@ -14,9 +14,6 @@ use super::wire::Stream;
 
 /// Where a request ends that is not sealed.
 pub(crate) const NOT_SEALED: u64 = u64::MAX;
-
-/// A record that says goodbye: its header, an alert, its type and its tag.
-pub(crate) const GOODBYE_BYTES: usize = 5 + 2 + 1 + 16;
 
 /// The client's end of a connection with TLS.
 pub(crate) struct SecureEnd {
@@ -41,9 +38,17 @@ pub(crate) fn pair(random: &mut Random) -> (SecureEnd, Secured) {
         bytes
     };
     let (client, server) = (secret(), secret());
-    let (mut client, mut server) = TlsSession::simulated(random.pick(&CipherSuite::ALL), client, server);
-    client.sealer.set_renewal(random.pick(&[1, 7, 100, 1 << 10]));
-    server.sealer.set_renewal(random.pick(&[1, 7, 100, 1 << 10]));
+    // Of its own accord, so that all else that a seed decides stays the same.
+    let version = if client[0] % 4 == 0 { TlsVersion::Tls12 } else { TlsVersion::Tls13 };
+    let kind = (version, random.pick(&CipherSuite::ALL));
+    let (mut client, mut server) = TlsSession::simulated(kind, client, server);
+    for session in [&mut client, &mut server] {
+        let records = random.pick(&[1, 7, 100, 1 << 10]);
+        // With TLS 1.2 the session would end.
+        if version == TlsVersion::Tls13 {
+            session.sealer.set_renewal(records);
+        }
+    }
     let end = SecureEnd {
         session: client,
         random: Random::new(random.number()),
@@ -61,6 +66,12 @@ impl SecureEnd {
     pub(crate) fn queue(&mut self, request: &[u8], cookie: u64) {
         self.plain.extend_from_slice(request);
         self.ends.push((self.plain.len(), cookie));
+    }
+
+    /// Bytes of a record that says goodbye.
+    pub(crate) fn goodbye_bytes(&self) -> usize {
+        let sealer = &self.session.sealer;
+        sealer.front_bytes() + 2 + sealer.trailer_bytes()
     }
 
     /// It leaves when everything else has.

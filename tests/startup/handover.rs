@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use ringnbd::internal::tls::rustls::version::{TLS12, TLS13};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::support::raw::{Connection, Mode};
@@ -271,16 +272,21 @@ fn clients_do_not_notice() {
     line.stop();
 }
 
-/// Records go on with their numbers, and the client's TLS is another library's.
+/// Records go on with their numbers, and the client's TLS is another library's, of either version.
 #[test]
 fn clients_with_tls_do_not_notice() {
     let files = tempfile::tempdir().unwrap();
     crate::support::tls::write_files(files.path());
-    let tls = ["--tls", files.path().to_str().unwrap(), "--tls-mode", "selective"];
+    let directory = files.path().to_str().unwrap();
+    let tls = ["--tls", directory, "--tls-mode", "selective", "--tls-min-version", "1.2"];
     let (mut line, _images) = Line::with_image(128 << 20, &tls);
-    let tunnel = crate::support::tls::tunnel(&line.path("nbd.sock"), files.path());
-    let secure = || negotiated(Connection::over_unix(UnixStream::connect(&tunnel).unwrap()), "");
-    let mut clients = [secure(), secure(), line.over_unix("")];
+    let secure = |name, version| {
+        let tunnel =
+            crate::support::tls::tunnel_speaking(&line.path("nbd.sock"), files.path(), name, version);
+        negotiated(Connection::over_unix(UnixStream::connect(&tunnel).unwrap()), "")
+    };
+    let (later, older) = (secure("later.sock", &TLS13), secure("older.sock", &TLS12));
+    let mut clients = [later, older, line.over_unix("")];
     let (is_over, mut earlier) = (AtomicBool::new(false), Vec::new());
     std::thread::scope(|scope| {
         let is_over = &is_over;

@@ -13,7 +13,10 @@ use ringnbd::internal::tls::rcgen::{
 };
 use ringnbd::internal::tls::rustls::pki_types::pem::PemObject as _;
 use ringnbd::internal::tls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use ringnbd::internal::tls::rustls::{self, ClientConfig, ClientConnection, RootCertStore};
+use ringnbd::internal::tls::rustls::version::TLS13;
+use ringnbd::internal::tls::rustls::{
+    self, ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion,
+};
 
 use super::PATIENCE;
 
@@ -57,6 +60,10 @@ pub(crate) fn write_files(dir: &Path) -> TestIssuer {
 
 /// A client that believes the authority in a directory, and has the certificate that is there.
 pub(crate) fn client(dir: &Path) -> ClientConnection {
+    client_speaking(dir, &TLS13)
+}
+
+fn client_speaking(dir: &Path, version: &'static SupportedProtocolVersion) -> ClientConnection {
     let read = |name: &str| std::fs::read(dir.join(name)).unwrap();
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(&read("ca-cert.pem")).unwrap()).unwrap();
@@ -64,7 +71,7 @@ pub(crate) fn client(dir: &Path) -> ClientConnection {
     let key = PrivateKeyDer::from_pem_slice(&read("client-key.pem")).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
+        .with_protocol_versions(&[version])
         .unwrap()
         .with_root_certificates(roots)
         .with_client_auth_cert(chain, key)
@@ -81,6 +88,15 @@ pub(crate) fn start_tls(
     flags: &[u8],
     dir: &Path,
 ) -> std::io::Result<ClientConnection> {
+    start_tls_speaking(server, flags, dir, &TLS13)
+}
+
+fn start_tls_speaking(
+    server: &mut UnixStream,
+    flags: &[u8],
+    dir: &Path,
+    version: &'static SupportedProtocolVersion,
+) -> std::io::Result<ClientConnection> {
     const STARTTLS: u32 = 5;
     let mut option = flags.to_vec();
     option.extend_from_slice(b"IHAVEOPT");
@@ -92,7 +108,7 @@ pub(crate) fn start_tls(
     if reply[12..16] != 1_u32.to_be_bytes() {
         return Err(std::io::Error::other(format!("STARTTLS was refused: {reply:02x?}")));
     }
-    let mut tls = client(dir);
+    let mut tls = client_speaking(dir, version);
     while tls.is_handshaking() {
         tls.complete_io(server)?;
     }
@@ -118,20 +134,30 @@ pub(crate) fn cannot_be_asked(why: &str) -> bool {
 /// A socket that speaks NBD in plain text and a server's TLS on the other side. Its clients do not notice: the greeting is passed on,
 /// and their flags go before STARTTLS.
 pub(crate) fn tunnel(server: &Path, dir: &Path) -> PathBuf {
-    let path = server.with_file_name("tunnel.sock");
+    tunnel_speaking(server, dir, "tunnel.sock", &TLS13)
+}
+
+/// The same with a version of TLS, at a socket of this name.
+pub(crate) fn tunnel_speaking(
+    server: &Path,
+    dir: &Path,
+    name: &str,
+    version: &'static SupportedProtocolVersion,
+) -> PathBuf {
+    let path = server.with_file_name(name);
     let listener = UnixListener::bind(&path).expect("bind the tunnel");
     let (server, dir) = (server.to_owned(), dir.to_owned());
     thread::spawn(move || {
         for client in listener.incoming() {
             let (client, server, dir) =
                 (client.expect("a client of the tunnel"), server.clone(), dir.clone());
-            thread::spawn(move || pass_on(client, &server, &dir));
+            thread::spawn(move || pass_on(client, &server, &dir, version));
         }
     });
     path
 }
 
-fn pass_on(mut client: UnixStream, server: &Path, dir: &Path) {
+fn pass_on(mut client: UnixStream, server: &Path, dir: &Path, version: &'static SupportedProtocolVersion) {
     let Ok(mut server) = UnixStream::connect(server) else { return };
     let (mut greeting, mut flags) = ([0; 18], [0; 4]);
     if server.read_exact(&mut greeting).and_then(|()| client.write_all(&greeting)).is_err() {
@@ -142,7 +168,7 @@ fn pass_on(mut client: UnixStream, server: &Path, dir: &Path) {
         return;
     }
     server.set_read_timeout(Some(PATIENCE)).unwrap();
-    let Ok(tls) = start_tls(&mut server, &flags, dir) else { return };
+    let Ok(tls) = start_tls_speaking(&mut server, &flags, dir, version) else { return };
     server.set_read_timeout(None).unwrap();
     let tls = Mutex::new(tls);
     // Records leave in the order in which they are made.

@@ -2,6 +2,7 @@
 //! the server's back.
 
 mod init;
+mod older;
 mod others;
 mod records;
 mod relay;
@@ -44,12 +45,17 @@ impl Served {
 
     /// With more lines of `[tls]`, and more of the configuration.
     fn with(tls: &str, more: &str) -> Self {
+        Self::renewing(RENEWAL, tls, more)
+    }
+
+    /// With renewals of keys after so many records of ours.
+    fn renewing(renewal: u64, tls: &str, more: &str) -> Self {
         let files = crate::support::image::disk_dir();
         write_files(files.path());
         let image = Image::random(SIZE, 1);
         let configuration = files.path().join("config.toml");
         let text = format!(
-            "[tls]\ndirectory = \".\"\nrenew-after = {RENEWAL}\n{tls}\n[[export]]\nuri = \"file:{}\"\n{more}",
+            "[tls]\ndirectory = \".\"\nrenew-after = {renewal}\n{tls}\n[[export]]\nuri = \"file:{}\"\n{more}",
             image.path.display()
         );
         std::fs::write(&configuration, text).unwrap();

@@ -88,7 +88,7 @@ where
 }
 
 /// `openssl s_client`: what is written to it goes to the server, but for a line that is one of its commands.
-struct OpenSsl {
+pub(super) struct OpenSsl {
     child: Child,
     input: Option<ChildStdin>,
     output: Arc<Mutex<Vec<u8>>>,
@@ -109,10 +109,15 @@ fn collected(mut stream: impl Read + Send + 'static) -> Arc<Mutex<Vec<u8>>> {
 
 impl OpenSsl {
     fn start(served: &Served) -> Self {
+        Self::speaking(served, "-tls1_3")
+    }
+
+    /// With options that say what is spoken.
+    pub(super) fn speaking(served: &Served, spoken: &str) -> Self {
         let port = behind_starttls(served.server.socket());
         let dir = served.files.path().display();
         let line = format!(
-            "s_client -quiet -no_ign_eof -connect 127.0.0.1:{port} -tls1_3 -servername localhost -verify_return_error \
+            "s_client -quiet -no_ign_eof -connect 127.0.0.1:{port} {spoken} -servername localhost -verify_return_error \
              -CAfile {dir}/ca-cert.pem -cert {dir}/client-cert.pem -key {dir}/client-key.pem"
         );
         let mut command = Command::new("openssl");
@@ -125,14 +130,14 @@ impl OpenSsl {
         Self { child, input, output, errors }
     }
 
-    fn write(&mut self, bytes: &[u8]) {
+    pub(super) fn write(&mut self, bytes: &[u8]) {
         let mut input = self.input.as_ref().expect("it is not at its end");
         input.write_all(bytes).unwrap();
     }
 
     /// Waits until the server has sent these bytes. Where they begin.
     #[track_caller]
-    fn wait_for(&self, what: &str, bytes: &[u8]) -> usize {
+    pub(super) fn wait_for(&self, what: &str, bytes: &[u8]) -> usize {
         let find = || self.output.lock().unwrap().windows(bytes.len()).position(|window| window == bytes);
         wait_until(what, || find().is_some());
         find().expect("it was there")
@@ -140,12 +145,26 @@ impl OpenSsl {
 
     /// Sends a request and waits for its reply. Where what follows begins.
     #[track_caller]
-    fn ask(&mut self, request: &Request) -> usize {
+    pub(super) fn ask(&mut self, request: &Request) -> usize {
         self.write(&request.encode(Mode::Simple));
         let mut reply = NBD_SIMPLE_REPLY_MAGIC.to_be_bytes().to_vec();
         reply.extend(0_u32.to_be_bytes());
         reply.extend(request.cookie.to_be_bytes());
         self.wait_for("a reply", &reply) + reply.len()
+    }
+
+    /// Waits until it has so many bytes of data from `start` on, and gives them.
+    #[track_caller]
+    pub(super) fn data(&self, start: usize, length: usize) -> Vec<u8> {
+        wait_until("the data", || self.output.lock().unwrap().len() >= start + length);
+        self.output.lock().unwrap()[start..start + length].to_vec()
+    }
+
+    /// Says that no more comes, and waits until it has ended.
+    #[track_caller]
+    pub(super) fn end(&mut self) {
+        self.input = None;
+        wait_until("its end", || self.child.try_wait().unwrap().is_some());
     }
 
     /// Renews its key; `K` asks the server to do the same, `k` does not.
@@ -182,11 +201,9 @@ fn keys_that_openssl_renews() {
         client.ask(&Request::write(round << 20, data.clone()).cookie(1000 + round));
         assert!(served.image.read(round << 20, data.len()) == data, "round {round}");
         let start = client.ask(&Request::read(round << 20, 512).cookie(2000 + round));
-        wait_until("the data", || client.output.lock().unwrap().len() >= start + 512);
-        assert!(client.output.lock().unwrap()[start..start + 512] == data[..512], "round {round}");
+        assert!(client.data(start, 512) == data[..512], "round {round}");
     }
-    client.input = None;
-    wait_until("its end", || client.child.try_wait().unwrap().is_some());
+    client.end();
     let count = |by: &str| served.metric(&format!("ringnbd_tls_key_updates_total{{by=\"{by}\"}}"));
     wait_until("the renewals", || count("client") == 8 && count("server") == 4);
     assert_eq!(served.metric("ringnbd_tls_record_errors_total"), 0);

@@ -3,13 +3,13 @@
 
 use crate::client::secure::SecureStream;
 use crate::ring::SendBatch;
-use crate::tls::{Alert, Opened, RECORD_DATA_BYTES, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES, TlsSession};
+use crate::tls::{Alert, Opened, RECORD_DATA_BYTES, RECORD_FRONT_BYTES, RECORD_TRAILER_BYTES, TlsSession};
 
 /// What is wrong with a record.
 pub(super) use crate::tls::RecordError as RecordFault;
 
-/// What a record has beside its data.
-const OVERHEAD: usize = RECORD_HEADER_BYTES + RECORD_TRAILER_BYTES;
+/// What a record has beside its data at most.
+const OVERHEAD: usize = RECORD_FRONT_BYTES + RECORD_TRAILER_BYTES;
 /// A key update, or an alert, as a record.
 const MESSAGE: usize = OVERHEAD + 5;
 
@@ -42,7 +42,7 @@ impl LoadRecords {
     pub(super) fn new(stream: SecureStream, renewal: Option<u64>) -> Self {
         let (mut session, partial) = stream.into_parts();
         if let Some(records) = renewal {
-            session.sealer.set_renewal(records);
+            session.set_renewal(records);
         }
         Self { session, begun: None, partial }
     }
@@ -51,7 +51,7 @@ impl LoadRecords {
     pub(super) fn push(&mut self, batch: &mut SendBatch, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let start = self.begun.unwrap_or_else(|| self.begin(batch));
-            let held = batch.headers_mut().len() - start - RECORD_HEADER_BYTES;
+            let held = batch.headers_mut().len() - start - self.session.sealer.front_bytes();
             let (taken, rest) = bytes.split_at(bytes.len().min(RECORD_DATA_BYTES - held));
             batch.push_header(taken);
             bytes = rest;
@@ -68,7 +68,7 @@ impl LoadRecords {
         self.session.renew_if_due(&mut due);
         batch.push_header(&due);
         let start = batch.headers_mut().len();
-        batch.push_header(&[0; RECORD_HEADER_BYTES]);
+        batch.push_header(&[0; RECORD_FRONT_BYTES][..self.session.sealer.front_bytes()]);
         start
     }
 
@@ -76,11 +76,11 @@ impl LoadRecords {
     #[inline]
     pub(super) fn finish(&mut self, batch: &mut SendBatch) {
         let Some(start) = self.begun.take() else { return };
-        batch.push_header(&[0; RECORD_TRAILER_BYTES]);
-        let record = &mut batch.headers_mut()[start..];
-        let (header, record) = record.split_first_chunk_mut().expect("it was put there");
-        let (data, trailer) = record.split_last_chunk_mut().expect("it was put there");
-        self.session.sealer.seal(header, data, trailer);
+        let sealer = &mut self.session.sealer;
+        batch.push_header(&[0; RECORD_TRAILER_BYTES][..sealer.trailer_bytes()]);
+        let (front, record) = batch.headers_mut()[start..].split_at_mut(sealer.front_bytes());
+        let (data, trailer) = record.split_at_mut(record.len() - sealer.trailer_bytes());
+        sealer.seal(front, data, trailer);
     }
 
     /// The last words.

@@ -1,4 +1,4 @@
-//! The parameters of `nbds://`, by the names that libnbd gives them.
+//! The parameters of `nbds://`, by the names that libnbd gives them; the oldest version is ours.
 
 use std::borrow::Cow;
 use std::ffi::OsString;
@@ -12,6 +12,7 @@ const PSK_FILE: &str = "tls-psk-file";
 const USERNAME: &str = "tls-username";
 const HOSTNAME: &str = "tls-hostname";
 const VERIFY_PEER: &str = "tls-verify-peer";
+const MIN_VERSION: &str = "tls-min-version";
 
 /// How a connection is encrypted: with certificates, or with a shared key if there is a file of those.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,11 +28,14 @@ pub struct TlsParameters {
     pub hostname: Option<String>,
     /// False: any certificate of a server will do, so that somebody in between can read and change all.
     pub verify_peer: bool,
+    /// A server with certificates may speak TLS 1.2 if it has nothing later.
+    pub allows_tls_12: bool,
 }
 
 impl Default for TlsParameters {
     fn default() -> Self {
-        Self { certificates: None, psk_file: None, username: None, hostname: None, verify_peer: true }
+        let (certificates, psk_file, username, hostname) = (None, None, None, None);
+        Self { certificates, psk_file, username, hostname, verify_peer: true, allows_tls_12: false }
     }
 }
 
@@ -58,6 +62,13 @@ impl TlsParameters {
                     _ => return Err(wrong(&value)),
                 };
             }
+            MIN_VERSION => {
+                self.allows_tls_12 = match value.as_slice() {
+                    b"1.2" => true,
+                    b"1.3" => false,
+                    _ => return Err(wrong(&value)),
+                };
+            }
             _ => return Ok(false),
         }
         Ok(true)
@@ -69,6 +80,7 @@ impl TlsParameters {
             None if self.username.is_some() => Err(UriError::UserName),
             Some(_) if self.certificates.is_some() => Err(UriError::WithSharedKey(CERTIFICATES)),
             Some(_) if !self.verify_peer => Err(UriError::WithSharedKey(VERIFY_PEER)),
+            Some(_) if self.allows_tls_12 => Err(UriError::WithSharedKey(MIN_VERSION)),
             _ => Ok(()),
         }
     }
@@ -80,11 +92,13 @@ impl TlsParameters {
         };
         let hostname = self.hostname.as_ref().map(|name| Cow::Borrowed(name.as_bytes()));
         let verify = (!self.verify_peer).then_some(Cow::Borrowed(&b"no"[..]));
+        let version = self.allows_tls_12.then_some(Cow::Borrowed(&b"1.2"[..]));
         [
             (CERTIFICATES, path(&self.certificates)),
             (PSK_FILE, path(&self.psk_file)),
             (HOSTNAME, hostname),
             (VERIFY_PEER, verify),
+            (MIN_VERSION, version),
         ]
         .into_iter()
         .filter_map(|(key, value)| Some((key, value?)))

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use zeroize::Zeroizing;
 
-use crate::config::{TlsConfig, TlsFile};
+use crate::config::{OldestTls, TlsConfig, TlsFile};
 use crate::tls::{TlsAcceptor, TlsMaterial, TlsSetupError};
 
 /// Bytes of one file at most.
@@ -104,6 +104,7 @@ pub(super) fn load(
         revoked: revoked.as_ref().map(|bytes| bytes.as_slice()),
         // Without rights by client everybody may come whom an export lets in.
         certificate_is_required: false,
+        allows_tls_12: tls.oldest == OldestTls::Tls12,
         shared_keys: shared_keys.as_ref().map(|bytes| bytes.as_slice()),
     };
     TlsAcceptor::new(&material).map_err(|error| EncryptionError::Setup { path: place(&error, tls), error })

@@ -11,7 +11,7 @@ use crate::control::handshake_memory::Claim;
 use crate::identity::TlsIdentity;
 use crate::shard::Secured;
 use crate::stats::TlsFailure;
-use crate::tls::{CipherSuite, Opened, TlsError, TlsHandshake, TlsProof, TlsSession, TlsStep};
+use crate::tls::{CipherSuite, Opened, TlsError, TlsHandshake, TlsProof, TlsSession, TlsStep, TlsVersion};
 
 /// Memory of a handshake whose ClientHello is there, in bytes; a claim is for twice as much. It is mostly
 /// what rustls has: 11,000 bytes when it was measured (`tests/abuse/tls.rs`), beside what the client sent.
@@ -90,7 +90,7 @@ impl SecureChannel {
                     received.extend_from_slice(&more);
                 }
                 Ok(TlsStep::Done(mut session)) => {
-                    session.sealer.set_renewal(encryption.config.renew_after);
+                    session.set_renewal(encryption.config.renew_after);
                     let proof = acceptor.proof_of(&session);
                     return Ok(Self { session, proof, received, opened: 0 });
                 }
@@ -109,10 +109,12 @@ impl SecureChannel {
         self.proof.clone()
     }
 
-    /// The place of its cipher suite among [`TLS_CIPHERS`](crate::stats::TLS_CIPHERS).
-    pub(in crate::control) fn cipher(&self) -> usize {
-        let position = CipherSuite::ALL.iter().position(|suite| *suite == self.session.suite);
-        position.expect("it is one of them")
+    /// The places of its version among [`TLS_VERSIONS`](crate::stats::TLS_VERSIONS), and of its cipher suite
+    /// among [`TLS_CIPHERS`](crate::stats::TLS_CIPHERS).
+    pub(in crate::control) fn kind(&self) -> (usize, usize) {
+        let version = TlsVersion::ALL.iter().position(|version| *version == self.session.version);
+        let suite = CipherSuite::ALL.iter().position(|suite| *suite == self.session.suite);
+        version.zip(suite).expect("they are some of them")
     }
 
     /// The next data of the client. `others`: bytes that are kept of it already.
@@ -171,13 +173,14 @@ impl SecureChannel {
 fn class_of(error: &TlsError) -> TlsFailure {
     match error {
         TlsError::NotTls => TlsFailure::NotTls,
+        error if error.is_of_version() => TlsFailure::OldVersion,
+        error if error.is_of_offers() => TlsFailure::NothingInCommon,
         TlsError::OldVersion => TlsFailure::OldVersion,
         TlsError::NothingInCommon(_) => TlsFailure::NothingInCommon,
         TlsError::NoSharedKey | TlsError::WrongSharedKey(_) => TlsFailure::SharedKey,
         TlsError::TooMuch(_) | TlsError::Malformed(_) | TlsError::Record(_) | TlsError::WrongFinish => {
             TlsFailure::Malformed
         }
-        TlsError::Certificates(error) if error.to_string().contains("TLS 1.3") => TlsFailure::OldVersion,
         TlsError::Certificates(_) => TlsFailure::Certificate,
         TlsError::PeerAlert(_) => TlsFailure::Client,
         TlsError::Internal(_) => TlsFailure::Internal,

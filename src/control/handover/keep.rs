@@ -32,7 +32,7 @@ use crate::control::catalogue::Entry;
 use crate::control::keeper::{KeepDescriptors, SOCKETS, STATE, name_of_file};
 use crate::control::listen::accept::Accepting;
 use crate::control::stores::Lending;
-use crate::shard::{LeavingConnection, Settlement};
+use crate::shard::{LeavingConnection, Settlement, TakesTls};
 
 /// What is done to stores has so long to end, all in all.
 const RESERVE_TIME: Duration = Duration::from_secs(10);
@@ -62,7 +62,7 @@ impl Handovers {
     pub(in crate::control) async fn part(
         &self,
         keeper: &Arc<dyn KeepDescriptors>,
-        with_tls: bool,
+        takes: TakesTls,
     ) -> Option<Parting> {
         if keeper.room() == 0 || !self.plane.has_clients() || self.be_busy() {
             return None;
@@ -80,7 +80,7 @@ impl Handovers {
         let images: Vec<Vec<_>> = stores.iter().map(|store| store.entries(&self.stores)).collect();
         let ids = exports.iter().flat_map(|entry| entry.with_former());
         let ids = ids.chain(images.iter().flatten().map(|entry| entry.id)).collect();
-        let leaving = match quiesce(&self.plane, ids, with_tls, [QUIET_TIME; 2]).await {
+        let leaving = match quiesce(&self.plane, ids, takes, [QUIET_TIME; 2]).await {
             Ok(leaving) => leaving,
             Err(error) => {
                 tracing::warn!(reason = %error, "no connection is kept: clients connect again");

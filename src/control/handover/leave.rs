@@ -26,7 +26,7 @@ use crate::control::listen::accept::Accepting;
 use crate::control::live::Live;
 use crate::control::plane::Plane;
 use crate::control::stores::Stores;
-use crate::shard::{LeavingConnection, Settlement};
+use crate::shard::{ConnectionTls, LeavingConnection, Settlement, TakesTls};
 
 /// The new process has so long to start, between two messages.
 const START_TIME: Duration = Duration::from_secs(120);
@@ -41,6 +41,8 @@ pub(super) const PATIENCES: [Duration; 2] = [PATIENCE, CLIENT_PATIENCE];
 pub(super) const MOVE_TIME: Duration = Duration::from_secs(8);
 /// From this version on stores are offered.
 const WITH_STORES: u16 = 2;
+/// From this version on connections of TLS 1.2 go along. They stay with this process otherwise.
+const WITH_TLS_12: u16 = 3;
 /// A new process says little.
 const LONGEST: usize = 4 << 20;
 
@@ -64,7 +66,7 @@ pub(in crate::control) struct Leaver {
     pub(in crate::control) process: u32,
     /// The exports that it takes, and by which numbers it knows them.
     exports: HashMap<ExportId, u32>,
-    with_tls: bool,
+    takes: TakesTls,
     /// The files of the sockets that it takes.
     pub(in crate::control) files: Vec<PathBuf>,
     /// Connections whose store was given up, and which go with the others.
@@ -97,6 +99,8 @@ struct Offers {
 pub(super) struct NewProcess {
     pub(super) socket: HandoverSocket,
     process: u32,
+    /// In which both speak.
+    pub(super) version: u16,
     /// What the numbers of exports stand for: each for an export, and for those that it follows.
     ids: Vec<Vec<ExportId>>,
 }
@@ -111,9 +115,9 @@ impl NewProcess {
 /// What a new process wants, by numbers.
 pub(super) enum Wish {
     /// It has started and takes these.
-    Start { exports: Vec<u32>, listeners: Vec<u32>, with_tls: bool },
+    Start { exports: Vec<u32>, listeners: Vec<u32>, takes: TakesTls },
     /// It needs these stores to start.
-    Stores { stores: Vec<u32>, with_tls: bool },
+    Stores { stores: Vec<u32>, takes: TakesTls },
 }
 
 impl Handovers {
@@ -160,18 +164,18 @@ impl Handovers {
         let socket = HandoverSocket::new(stream, START_TIME).map_err(HandoverError::Io)?;
         let offers = self.offers().map_err(HandoverError::Io)?;
         let ids: Vec<_> = offers.exports.iter().map(|(ids, ..)| ids.clone()).collect();
-        let (socket, process, wish) = on_thread(move || converse(socket, offers)).await??;
-        let new = NewProcess { socket, process, ids };
+        let (socket, (process, version), wish) = on_thread(move || converse(socket, offers)).await??;
+        let new = NewProcess { socket, process, version, ids };
         match wish {
-            Wish::Start { exports, listeners, with_tls } => {
-                let mut leaver = self.leaver(new, (exports, listeners, with_tls), Arc::default())?;
+            Wish::Start { exports, listeners, takes } => {
+                let mut leaver = self.leaver(new, (exports, listeners, takes), Arc::default())?;
                 leaver._busy = Some(busy);
                 drop(self.ready.send(leaver));
                 Ok(())
             }
-            Wish::Stores { stores, with_tls } => {
+            Wish::Stores { stores, takes } => {
                 let _busy = busy;
-                self.with_stores(new, &stores, with_tls).await
+                self.with_stores(new, &stores, takes).await
             }
         }
     }
@@ -180,10 +184,10 @@ impl Handovers {
     pub(super) fn leaver(
         &self,
         new: NewProcess,
-        (exports, listeners, with_tls): (Vec<u32>, Vec<u32>, bool),
+        (exports, listeners, takes): (Vec<u32>, Vec<u32>, TakesTls),
         departed: Arc<Vec<DepartedConnection>>,
     ) -> Result<Leaver, HandoverError> {
-        let NewProcess { socket, process, ids } = new;
+        let NewProcess { socket, process, version: _, ids } = new;
         if let Some(left) = departed.iter().find(|connection| !exports.contains(&connection.export())) {
             return Err(HandoverError::Other(format!("the new process does not serve {}", left.name)));
         }
@@ -195,7 +199,7 @@ impl Handovers {
         let taken = listeners.iter().filter_map(|number| offered.get(*number as usize));
         let files = taken.filter_map(|listener| listener.file.clone()).collect();
         let (has_turn, outcome, _busy) = (false, None, None);
-        Ok(Leaver { socket, process, exports, with_tls, files, departed, has_turn, outcome, _busy })
+        Ok(Leaver { socket, process, exports, takes, files, departed, has_turn, outcome, _busy })
     }
 
     fn offers(&self) -> std::io::Result<Offers> {
@@ -230,8 +234,11 @@ pub(super) async fn on_thread<T: Send + 'static>(
     answered.await.map_err(|_panicked| HandoverError::Other("its thread failed".to_owned()))
 }
 
-/// From HELLO to what the new process wants.
-fn converse(socket: HandoverSocket, offers: Offers) -> Result<(HandoverSocket, u32, Wish), HandoverError> {
+/// From HELLO to what the new process wants; which one it is, and the version that both speak.
+fn converse(
+    socket: HandoverSocket,
+    offers: Offers,
+) -> Result<(HandoverSocket, (u32, u16), Wish), HandoverError> {
     let (process, version) = match socket.receive_plain(LONGEST)? {
         HandoverMessage::Hello { oldest, newest, process } if newest.min(NEWEST) >= oldest.max(OLDEST) => {
             (process, newest.min(NEWEST))
@@ -256,18 +263,23 @@ fn converse(socket: HandoverSocket, offers: Offers) -> Result<(HandoverSocket, u
         }
     }
     socket.send(&HandoverMessage::Offered, &[])?;
-    let wish = next_wish(&socket)?;
-    Ok((socket, process, wish))
+    let wish = next_wish(&socket, version)?;
+    Ok((socket, (process, version), wish))
 }
 
 /// What a new process says when it was told enough.
-pub(super) fn next_wish(socket: &HandoverSocket) -> Result<Wish, HandoverError> {
+pub(super) fn next_wish(socket: &HandoverSocket, version: u16) -> Result<Wish, HandoverError> {
+    let takes = |with_tls| match with_tls {
+        false => TakesTls::NONE,
+        true if version < WITH_TLS_12 => TakesTls(ConnectionTls::Tls13),
+        true => TakesTls::ALL,
+    };
     match socket.receive_plain(LONGEST)? {
         HandoverMessage::Prepared { exports, listeners, with_tls } => {
             socket.set_patience(MOVE_TIME).map_err(HandoverError::Io)?;
-            Ok(Wish::Start { exports, listeners, with_tls })
+            Ok(Wish::Start { exports, listeners, takes: takes(with_tls) })
         }
-        HandoverMessage::Claim { stores, with_tls } => Ok(Wish::Stores { stores, with_tls }),
+        HandoverMessage::Claim { stores, with_tls } => Ok(Wish::Stores { stores, takes: takes(with_tls) }),
         other => Err(HandoverError::OutOfOrder(other.kind())),
     }
 }
@@ -298,8 +310,8 @@ pub(super) async fn settle(plane: &Plane, settlement: Settlement) {
 
 /// Up to COMMIT, which is said when there is nothing left to wait for.
 async fn offer_connections(plane: &Plane, leaver: Leaver) -> Result<usize, HandoverError> {
-    let Leaver { socket, exports, with_tls, departed, _busy, .. } = leaver;
-    let leaving = quiesce(plane, exports.keys().copied().collect(), with_tls, PATIENCES).await?;
+    let Leaver { socket, exports, takes, departed, _busy, .. } = leaver;
+    let leaving = quiesce(plane, exports.keys().copied().collect(), takes, PATIENCES).await?;
     let count = leaving.len() + departed.len();
     // It ends the conversation when this is given up early.
     let _ended = EndOnDrop(socket.twin().map_err(HandoverError::Io)?);
@@ -312,7 +324,7 @@ async fn offer_connections(plane: &Plane, leaver: Leaver) -> Result<usize, Hando
 pub(super) async fn quiesce(
     plane: &Plane,
     exports: Vec<ExportId>,
-    with_tls: bool,
+    takes: TakesTls,
     patiences: [Duration; 2],
 ) -> Result<Vec<LeavingConnection>, HandoverError> {
     let mut answers = Vec::new();
@@ -320,7 +332,7 @@ pub(super) async fn quiesce(
         let (answer, answered) = oneshot::channel();
         // Nobody hears it when this was given up.
         let tell = move |leaving| drop(answer.send(leaving));
-        if !plane.shards()[shard].depart((exports.clone(), with_tls), patiences, tell) {
+        if !plane.shards()[shard].depart((exports.clone(), takes), patiences, tell) {
             return Err(HandoverError::Shard);
         }
         answers.push(answered);
@@ -370,5 +382,38 @@ impl Drop for EndOnDrop {
     fn drop(&mut self) {
         // What was sent still arrives.
         let _ended = self.0.shutdown(std::net::Shutdown::Both);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A process that knows no TLS 1.2 gets no such connection, whatever else it takes.
+    #[test]
+    fn what_is_taken_is_what_is_known() {
+        use ConnectionTls as C;
+        for (version, with_tls, taken) in [
+            (1, false, &[C::None][..]),
+            (3, false, &[C::None]),
+            (2, true, &[C::None, C::Tls13]),
+            (3, true, &[C::None, C::Tls13, C::Tls12]),
+        ] {
+            let (this, other) = std::os::unix::net::UnixStream::pair().unwrap();
+            let [this, other] = [this, other].map(|end| HandoverSocket::new(end, PATIENCE).unwrap());
+            let messages = [
+                HandoverMessage::Claim { stores: vec![0], with_tls },
+                HandoverMessage::Prepared { exports: Vec::new(), listeners: Vec::new(), with_tls },
+            ];
+            for message in messages {
+                other.send(&message, &[]).unwrap();
+                let takes = match next_wish(&this, version).unwrap() {
+                    Wish::Start { takes, .. } | Wish::Stores { takes, .. } => takes,
+                };
+                for one in [C::None, C::Tls13, C::Tls12] {
+                    assert_eq!(takes.takes(one), taken.contains(&one), "version {version}, {one:?}");
+                }
+            }
+        }
     }
 }

@@ -22,7 +22,7 @@ use crate::control::catalogue::Entry;
 use crate::control::listen::accept::Accepting;
 use crate::control::plane::Plane;
 use crate::control::stores::Lending;
-use crate::shard::Settlement;
+use crate::shard::{Settlement, TakesTls};
 
 /// Handshakes that have begun have so long to choose an export.
 pub(super) const HANDSHAKE_TIME: Duration = Duration::from_secs(1);
@@ -46,7 +46,7 @@ impl Handovers {
         &self,
         new: NewProcess,
         stores: &[u32],
-        with_tls: bool,
+        takes: TakesTls,
     ) -> Result<(), HandoverError> {
         let live = self.live.borrow().clone();
         let _turn = match &live {
@@ -58,7 +58,7 @@ impl Handovers {
         let _late = timeout(HANDSHAKE_TIME, self.plane.no_handshakes()).await;
         let ended = EndOnDrop(new.socket.twin().map_err(HandoverError::Io)?);
         let mut given = GivenUp::default();
-        let moved = self.give_up(new, (stores, with_tls), &mut given).await;
+        let moved = self.give_up(new, (stores, takes), &mut given).await;
         if let Ok(true) = moved {
             given.stores.into_iter().for_each(Lending::give);
             return Ok(());
@@ -73,7 +73,7 @@ impl Handovers {
     async fn give_up<'a>(
         &'a self,
         new: NewProcess,
-        (stores, with_tls): (&[u32], bool),
+        (stores, takes): (&[u32], TakesTls),
         given: &mut GivenUp<'a>,
     ) -> Result<bool, HandoverError> {
         for number in stores {
@@ -84,7 +84,7 @@ impl Handovers {
         }
         let entries: Vec<_> = given.stores.iter().flat_map(|store| store.entries(&self.stores)).collect();
         let first = new.exports();
-        match depart(&self.plane, &entries, (first, with_tls)).await {
+        match depart(&self.plane, &entries, (first, takes)).await {
             Ok(departed) => given.departed = Arc::new(departed),
             Err(why) => return Err(refuse(&new.socket, why)),
         }
@@ -102,8 +102,8 @@ impl Handovers {
                 new.socket.send(&HandoverMessage::Export(offer), &[])?;
             }
             new.socket.send(&HandoverMessage::Released, &[])?;
-            match next_wish(&new.socket)? {
-                Wish::Start { exports, listeners, with_tls } => Ok((new, (exports, listeners, with_tls))),
+            match next_wish(&new.socket, new.version)? {
+                Wish::Start { exports, listeners, takes } => Ok((new, (exports, listeners, takes))),
                 Wish::Stores { .. } => Err(HandoverError::OutOfOrder("CLAIM")),
             }
         });
@@ -178,10 +178,10 @@ pub(super) fn offered(entry: &Rc<Entry>) -> OfferedExport {
 async fn depart(
     plane: &Plane,
     entries: &[Rc<Entry>],
-    (first, with_tls): (usize, bool),
+    (first, takes): (usize, TakesTls),
 ) -> Result<Vec<DepartedConnection>, String> {
     let ids: Vec<_> = entries.iter().map(|entry| entry.id).collect();
-    let leaving = quiesce(plane, ids.clone(), with_tls, PATIENCES).await;
+    let leaving = quiesce(plane, ids.clone(), takes, PATIENCES).await;
     let leaving = match leaving {
         Ok(leaving) => leaving,
         Err(error) => {

@@ -10,8 +10,8 @@ use crate::nbd::session::Session;
 
 /// The versions that this program speaks.
 pub(super) const OLDEST: u16 = 1;
-/// With 2 stores go along.
-pub(super) const NEWEST: u16 = 2;
+/// With 2 stores go along, and with 3 connections of TLS 1.2.
+pub(super) const NEWEST: u16 = 3;
 
 /// Kinds of messages that can be passed over by whoever does not know them begin here. So a later program can
 /// say more to an earlier one without another version.

@@ -210,7 +210,7 @@ async fn begin_tls(plane: &Plane, stream: &TcpStream, claim: &mut Claim) -> Resu
     let begun = SecureChannel::begin(encryption, stream, claim).await;
     std::mem::forget(late);
     plane.count_tls(match &begun {
-        Ok(secure) => Ok(secure.cipher()),
+        Ok(secure) => Ok(secure.kind()),
         Err(Failure::Tls(failure, _)) => Err(*failure),
         Err(_) => Err(TlsFailure::Gone),
     });

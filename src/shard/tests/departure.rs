@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64};
 
 use super::*;
 use crate::random::Random;
-use crate::shard::ExportLimits;
+use crate::shard::{ExportLimits, TakesTls};
 
 pub(super) const ID: ExportId = ExportId { index: 0, generation: 0 };
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -31,7 +31,7 @@ pub(super) fn another(export: &Arc<Export>) -> Running {
 pub(super) fn depart(shard: &ShardHandle, patience: Duration) -> Vec<LeavingConnection> {
     let (told, heard) = mpsc::channel();
     let times = [patience, patience.min(Duration::from_millis(500))];
-    assert!(shard.depart((vec![ID], true), times, move |leaving| told.send(leaving).unwrap()));
+    assert!(shard.depart((vec![ID], TakesTls::ALL), times, move |leaving| told.send(leaving).unwrap()));
     heard.recv_timeout(PATIENCE).unwrap()
 }
 

@@ -27,7 +27,7 @@ impl Shard {
         if self.shutdown.is_some() {
             return;
         }
-        let Departing { exports, with_tls, patience, client_patience, answer } = order;
+        let Departing { exports, takes, patience, client_patience, answer } = order;
         let of_clients = patience.min(client_patience);
         let [deadline, client_deadline] = [patience, of_clients].map(|patience| {
             // It brings about the turn in which the deadline has passed.
@@ -35,7 +35,7 @@ impl Shard {
             self.ring.now() + patience
         });
         let (answer, told) = (Some(answer), Vec::new());
-        self.departure = Some(Departure { exports, with_tls, deadline, client_deadline, answer, told });
+        self.departure = Some(Departure { exports, takes, deadline, client_deadline, answer, told });
     }
 
     /// Holds those that can be held, and tells of all when nothing of them is under way or the time is over.
@@ -50,12 +50,12 @@ impl Shard {
         let mut all_are_ready = !departure.exports.iter().any(|id| self.devices.is_opening(*id));
         let is_one = |connection: &Connection| departure.exports.contains(&connection.peer.id);
         for (key, connection) in self.connections.iter_mut().filter(|(_, connection)| is_one(connection)) {
-            if connection.may_be_held(departure.with_tls) {
+            if connection.may_be_held(departure.takes) {
                 connection.hold(&self.ring, key as u32);
             }
             let is_waited_for = waits_for_clients || connection.ledger.working() > 0;
             all_are_ready &=
-                !is_waited_for || !connection.can_leave(departure.with_tls) || connection.is_quiet();
+                !is_waited_for || !connection.can_leave(departure.takes) || connection.is_quiet();
         }
         if !all_are_ready && now < departure.deadline {
             return;

@@ -72,6 +72,7 @@ impl Shard {
         for key in keys.drain(..) {
             let Some(connection) = self.connections.get_mut(key as usize) else { continue };
             connection.flushing = false;
+            connection.seal_tail(&mut self.batches);
             if connection.closing == Closing::No
                 && self.stops_idle
                 && (self.shutdown.is_some() || connection.is_removed())

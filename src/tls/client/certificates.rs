@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use rustls::KeyLog;
 use rustls::client::{ClientConfig, ClientConnection};
 use rustls::pki_types::ServerName;
+use rustls::{KeyLog, ProtocolVersion};
 
 use super::error::{OfferedIdentity, TlsClientError};
 use crate::identity::TlsIdentity;
 use crate::tls::alert::Alert;
+use crate::tls::handshake::block_keys::block_keys;
 use crate::tls::handshake::certificates::TrafficSecrets;
 use crate::tls::session::TlsSession;
 use crate::tls::suite::CipherSuite;
@@ -16,7 +17,8 @@ use crate::tls::suite::CipherSuite;
 /// A handshake of rustls that has not ended.
 #[derive(Debug)]
 pub(super) struct ConnectingCertificates {
-    connection: Box<ClientConnection>,
+    /// Gone at the end.
+    connection: Option<Box<ClientConnection>>,
     secrets: Arc<TrafficSecrets>,
     offered: OfferedIdentity,
 }
@@ -37,16 +39,9 @@ impl ConnectingCertificates {
         config.key_log = Arc::clone(&secrets) as Arc<dyn KeyLog>;
         let connection =
             ClientConnection::new(Arc::new(config), name).map_err(TlsClientError::Certificates)?;
-        let mut new = Self { connection: Box::new(connection), secrets, offered };
-        new.write(output)?;
-        Ok(new)
-    }
-
-    fn write(&mut self, output: &mut Vec<u8>) -> Result<(), TlsClientError> {
-        while self.connection.wants_write() {
-            self.connection.write_tls(output).map_err(|_| TlsClientError::Internal("a write to memory"))?;
-        }
-        Ok(())
+        let mut connection = Box::new(connection);
+        write(&mut connection, output)?;
+        Ok(Self { connection: Some(connection), secrets, offered })
     }
 
     /// Takes one whole record, and what is to be answered goes to `output`. Gives the session at the end.
@@ -57,16 +52,17 @@ impl ConnectingCertificates {
         mut record: &[u8],
         output: &mut Vec<u8>,
     ) -> Result<Option<TlsSession>, TlsClientError> {
+        let connection = self.connection.as_mut().ok_or(TlsClientError::Internal("it has ended"))?;
         let mut result = Ok(());
         while result.is_ok() && !record.is_empty() {
-            if self.connection.read_tls(&mut record).unwrap_or(0) == 0 {
+            if connection.read_tls(&mut record).unwrap_or(0) == 0 {
                 return Err(TlsClientError::TooMuch("it may keep"));
             }
-            result = self.connection.process_new_packets().map(|_| ());
+            result = connection.process_new_packets().map(|_| ());
         }
-        self.write(output)?;
+        write(connection, output)?;
         match result {
-            Ok(()) if self.connection.is_handshaking() => Ok(None),
+            Ok(()) if connection.is_handshaking() => Ok(None),
             Ok(()) => self.session().map(Some),
             Err(rustls::Error::AlertReceived(alert)) => {
                 Err(TlsClientError::PeerAlert { alert: Alert(alert.into()), offered: self.offered.clone() })
@@ -75,16 +71,30 @@ impl ConnectingCertificates {
         }
     }
 
-    fn session(&self) -> Result<TlsSession, TlsClientError> {
-        let suite = self.connection.negotiated_cipher_suite().map(|suite| u16::from(suite.suite()));
-        let suite = suite.and_then(CipherSuite::of);
-        let suite = suite.ok_or(TlsClientError::Internal("a cipher suite is unknown"))?;
-        let identity = match self.connection.peer_certificates() {
+    fn session(&mut self) -> Result<TlsSession, TlsClientError> {
+        let connection = self.connection.take().expect("it ends once");
+        let suite = connection.negotiated_cipher_suite().map(|suite| u16::from(suite.suite()));
+        let identity = match connection.peer_certificates() {
             Some([own, ..]) => TlsIdentity::Certificate(own.to_vec()),
             _ => TlsIdentity::Anonymous,
         };
+        if connection.protocol_version() == Some(ProtocolVersion::TLSv1_2) {
+            let secrets = connection.dangerous_extract_secrets().map_err(TlsClientError::Certificates)?;
+            let keys = block_keys(&secrets).ok_or(TlsClientError::Internal("a cipher is unknown"))?;
+            let [received, sealed] = keys;
+            return Ok(TlsSession::of_keys(identity, received, sealed));
+        }
+        let suite = suite.and_then(CipherSuite::of);
+        let suite = suite.ok_or(TlsClientError::Internal("a cipher suite is unknown"))?;
         let secrets = self.secrets.take(suite);
         let (client, server) = secrets.ok_or(TlsClientError::Internal("the secrets were not told"))?;
         Ok(TlsSession::of_client(identity, client, server))
     }
+}
+
+fn write(connection: &mut ClientConnection, output: &mut Vec<u8>) -> Result<(), TlsClientError> {
+    while connection.wants_write() {
+        connection.write_tls(output).map_err(|_| TlsClientError::Internal("a write to memory"))?;
+    }
+    Ok(())
 }

@@ -97,7 +97,8 @@ impl TlsClientError {
 /// What is mostly wrong when a server says that.
 fn hint(alert: Alert, offered: &OfferedIdentity) -> String {
     let text = match (alert.0, offered) {
-        (70, _) => ": it does not speak TLS 1.3",
+        (70, OfferedIdentity::SharedKey(_)) => ": it does not speak TLS 1.3, which shared keys need",
+        (70, _) => ": it does not speak TLS 1.3; tls-min-version=1.2 in the URI allows 1.2",
         // Servers tell nobody which names they know.
         (20 | 40 | 47 | 51 | 80 | 109 | 115, OfferedIdentity::SharedKey(name)) => {
             return format!(": it has no shared key of the name {name:?}, or another one of this name");
@@ -122,10 +123,16 @@ fn hint(alert: Alert, offered: &OfferedIdentity) -> String {
 }
 
 fn of_certificates(error: &rustls::Error) -> String {
-    use rustls::{CertificateError, Error};
+    use rustls::{CertificateError, Error, PeerIncompatible};
     let Error::InvalidCertificate(wrong) = error else {
         return match error {
-            Error::PeerIncompatible(_) => "the server does not speak TLS 1.3".to_owned(),
+            Error::PeerIncompatible(PeerIncompatible::ExtendedMasterSecretExtensionRequired) => {
+                "the server speaks TLS 1.2 without the extended master secret (RFC 7627), which it needs here"
+                    .to_owned()
+            }
+            Error::PeerIncompatible(_) => {
+                "the server does not speak TLS 1.3; tls-min-version=1.2 in the URI allows 1.2".to_owned()
+            }
             Error::InvalidMessage(_) => "the server did not answer with TLS".to_owned(),
             other => format!("the handshake with certificates failed: {other}"),
         };

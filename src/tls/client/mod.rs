@@ -6,6 +6,8 @@ mod server_hello;
 mod shared_key;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tests_12;
 
 use std::time::Duration;
 

@@ -122,12 +122,12 @@ impl ConnectingSharedKey {
         let kind = ContentType::of(record[0]).map_err(|_| TlsClientError::NotTls)?;
         match &mut self.encrypted {
             Some(encrypted) if kind == ContentType::Data => {
-                let (kind, carried) = encrypted.key.open(record).map_err(TlsClientError::Record)?;
+                let (kind, place) = encrypted.key.open(record).map_err(TlsClientError::Record)?;
                 // In plain text only.
                 if kind == ContentType::ChangeCipherSpec {
                     return Err(TlsClientError::Record(RecordError::UnexpectedType(kind.code())));
                 }
-                Ok((kind, &record[RECORD_HEADER_BYTES..][..carried]))
+                Ok((kind, &record[place]))
             }
             Some(_) if kind == ContentType::Handshake => {
                 Err(TlsClientError::Record(RecordError::UnexpectedType(kind.code())))

@@ -14,6 +14,7 @@ use crate::tls::handshake::TlsHandshake;
 use crate::tls::handshake::error::TlsError;
 use crate::tls::record::receive::Opened;
 use crate::tls::test_authority::TestAuthority;
+use crate::tls::version::TlsVersion;
 
 /// The time at which the certificates of these tests are good.
 const NOW: Duration = Duration::from_secs(1_750_000_000);
@@ -37,7 +38,7 @@ fn trusting_but(
     let authorities = authority.pem.as_bytes();
     let revoked = revoked.map(str::as_bytes);
     let trust = ServerTrust::Authorities { authorities, are_of_system: false, revoked };
-    TlsConnector::with_certificates(trust, own.map(pair)).unwrap()
+    TlsConnector::with_certificates(trust, own.map(pair), TlsVersion::Tls13).unwrap()
 }
 
 fn acceptor(material: TlsMaterial<'_>) -> Arc<TlsAcceptor> {
@@ -175,7 +176,7 @@ fn each_wrong_server_is_told_in_a_sentence() {
         assert!(error.contains(words), "{error}");
         assert!(matches!(server, Some(Err(TlsError::PeerAlert(_)))), "the server is told: {server:?}");
     }
-    let connector = TlsConnector::with_certificates(ServerTrust::Anybody, None).unwrap();
+    let connector = TlsConnector::with_certificates(ServerTrust::Anybody, None, TlsVersion::Tls13).unwrap();
     let certificate = stranger.server();
     let acceptor = acceptor(TlsMaterial { certificate: Some(pair(&certificate)), ..TlsMaterial::default() });
     let mut client = TlsClientHandshake::new(&connector, "other", NOW + YEAR).unwrap();
@@ -279,7 +280,7 @@ fn material_that_is_wrong_is_refused_with_a_sentence() {
         (good, Some((own.0.as_bytes(), &b"x"[..])), "the client's key cannot be read"),
         (good, Some((own.0.as_bytes(), another.1.as_bytes())), "the client's certificate and its key"),
     ] {
-        let error = TlsConnector::with_certificates(trust, own).unwrap_err().to_string();
+        let error = TlsConnector::with_certificates(trust, own, TlsVersion::Tls13).unwrap_err().to_string();
         assert!(error.starts_with(start), "{error}");
     }
 }
@@ -358,7 +359,7 @@ proptest! {
         let (mut client, answer) = begun();
         let answer = &answer[..kept.min(answer.len())];
         let _any_end = told(&mut client, &[answer, &[22, 3, 3], &length, &bytes].concat(), piece);
-        let connector = TlsConnector::with_certificates(ServerTrust::Anybody, None).unwrap();
+        let connector = TlsConnector::with_certificates(ServerTrust::Anybody, None, TlsVersion::Tls13).unwrap();
         let mut client = TlsClientHandshake::new(&connector, "server", NOW).unwrap();
         client.take_output();
         let _any_end = told(&mut client, &[&[22, 3, 3], &length[..], &bytes].concat(), piece);

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use rustls::KeyLog;
 use rustls::server::{ServerConfig, ServerConnection};
+use rustls::{KeyLog, ProtocolVersion};
 use zeroize::Zeroizing;
 
+use super::block_keys::block_keys;
 use super::error::TlsError;
 use crate::identity::TlsIdentity;
 use crate::tls::alert::Alert;
@@ -18,8 +19,8 @@ use crate::tls::suite::CipherSuite;
 const OF_CLIENT: &str = "CLIENT_TRAFFIC_SECRET_0";
 const OF_SERVER: &str = "SERVER_TRAFFIC_SECRET_0";
 
-/// The traffic secrets of one handshake, which is told them as if they were to be logged. rustls gives only
-/// keys away at its end, and of a key no next one can be made.
+/// The traffic secrets of one handshake of TLS 1.3, which is told them as if they were to be logged. rustls
+/// gives only keys away at its end, and of a key no next one can be made.
 #[derive(Default)]
 pub(in crate::tls) struct TrafficSecrets(Mutex<[Option<Zeroizing<Vec<u8>>>; 2]>);
 
@@ -34,6 +35,10 @@ impl TrafficSecrets {
 
 impl KeyLog for TrafficSecrets {
     fn log(&self, label: &str, _client_random: &[u8], secret: &[u8]) {
+        // With TLS 1.2 it logs another one, unasked.
+        if !self.will_log(label) {
+            return;
+        }
         let place = usize::from(label == OF_SERVER);
         if let Ok(mut secrets) = self.0.lock() {
             secrets[place] = Some(Zeroizing::new(secret.to_vec()));
@@ -91,16 +96,25 @@ impl CertificateHandshake {
     }
 
     pub(super) fn session(self) -> Result<TlsSession, TlsError> {
-        let suite = self.connection.negotiated_cipher_suite().map(|suite| u16::from(suite.suite()));
-        let suite = suite.and_then(CipherSuite::of).ok_or(TlsError::Internal("a cipher suite is unknown"))?;
-        let chain = self.connection.peer_certificates().unwrap_or_default();
+        let Self { connection, secrets } = self;
+        let suite = connection.negotiated_cipher_suite().map(|suite| u16::from(suite.suite()));
+        let chain = connection.peer_certificates().unwrap_or_default();
+        let intermediates = intermediates(chain);
         let identity = match chain {
             [own, ..] => TlsIdentity::Certificate(own.to_vec()),
             [] => TlsIdentity::Anonymous,
         };
-        let (client, server) =
-            self.secrets.take(suite).ok_or(TlsError::Internal("the secrets were not told"))?;
-        let session = TlsSession::new(identity, client, server);
-        Ok(TlsSession { intermediates: intermediates(chain), ..session })
+        let session = if connection.protocol_version() == Some(ProtocolVersion::TLSv1_2) {
+            let secrets = connection.dangerous_extract_secrets().map_err(TlsError::Certificates)?;
+            let keys = block_keys(&secrets).ok_or(TlsError::Internal("a cipher is unknown"))?;
+            let [received, sealed] = keys;
+            TlsSession::of_keys(identity, received, sealed)
+        } else {
+            let suite = suite.and_then(CipherSuite::of);
+            let suite = suite.ok_or(TlsError::Internal("a cipher suite is unknown"))?;
+            let secrets = secrets.take(suite).ok_or(TlsError::Internal("the secrets were not told"))?;
+            TlsSession::new(identity, secrets.0, secrets.1)
+        };
+        Ok(TlsSession { intermediates, ..session })
     }
 }

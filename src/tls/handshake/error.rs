@@ -15,7 +15,7 @@ pub enum TlsError {
     /// The ClientHello, or another message, breaks the rules.
     #[error("the client's handshake is malformed: {0}")]
     Malformed(&'static str),
-    /// A client of before 2018, or one that was told to be.
+    /// A client of before 2018, or one that was told to be. Without a certificate there is no older version.
     #[error("the client does not offer TLS 1.3")]
     OldVersion,
     /// Nothing that both can do.
@@ -62,6 +62,27 @@ impl TlsError {
     }
 }
 
+impl TlsError {
+    /// Whether the client offers only versions that are not spoken here.
+    pub fn is_of_version(&self) -> bool {
+        use rustls::PeerIncompatible as P;
+        match self {
+            Self::OldVersion => true,
+            Self::Certificates(rustls::Error::PeerIncompatible(reason)) => matches!(
+                reason,
+                P::Tls12NotOffered | P::Tls12NotOfferedOrEnabled | P::SupportedVersionsExtensionRequired
+            ),
+            _ => false,
+        }
+    }
+
+    /// Whether both speak a version, and there is nothing else that both can do.
+    pub fn is_of_offers(&self) -> bool {
+        let is_incompatible = matches!(self, Self::Certificates(rustls::Error::PeerIncompatible(_)));
+        matches!(self, Self::NothingInCommon(_)) || (is_incompatible && !self.is_of_version())
+    }
+}
+
 /// What is mostly wrong when a client says that.
 fn hint(alert: Alert) -> &'static str {
     match alert.0 {
@@ -85,9 +106,18 @@ fn of_certificates(error: &rustls::Error) -> String {
         Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
             "the client's certificate has expired, or this machine's clock is wrong"
         }
-        Error::PeerIncompatible(PeerIncompatible::Tls12NotOfferedOrEnabled)
-        | Error::PeerIncompatible(PeerIncompatible::SupportedVersionsExtensionRequired) => {
-            "the client does not offer TLS 1.3"
+        Error::PeerIncompatible(
+            PeerIncompatible::Tls12NotOfferedOrEnabled
+            | PeerIncompatible::SupportedVersionsExtensionRequired
+            | PeerIncompatible::Tls12NotOffered,
+        ) => {
+            "the client does not offer TLS 1.3; with --tls-min-version 1.2 that is spoken too, and nothing older"
+        }
+        Error::PeerIncompatible(PeerIncompatible::ExtendedMasterSecretExtensionRequired) => {
+            "the client offers TLS 1.2 without the extended master secret (RFC 7627), which it needs here"
+        }
+        Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon) => {
+            "the client and this server have no cipher suite in common"
         }
         other => return format!("the handshake with certificates failed: {other}"),
     };

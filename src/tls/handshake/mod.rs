@@ -5,6 +5,7 @@
 //!    └────► anything else ─► Certificates ────────────────────────────────────────────┴─► Done
 //! ```
 
+pub(in crate::tls) mod block_keys;
 pub(in crate::tls) mod certificates;
 pub(in crate::tls) mod client_hello;
 pub(in crate::tls) mod error;

@@ -210,8 +210,8 @@ impl SharedKeyFinish {
                 return Err(RecordError::UnexpectedType(kind.code()).into());
             }
         }
-        let (kind, carried) = self.key.open(record)?;
-        let carried = &record[RECORD_HEADER_BYTES..][..carried];
+        let (kind, place) = self.key.open(record)?;
+        let carried = &record[place];
         match kind {
             ContentType::Alert => return refused(carried),
             ContentType::Handshake if !carried.is_empty() => {}

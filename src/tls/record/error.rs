@@ -26,6 +26,12 @@ pub enum RecordError {
     /// A handshake message that has no place here.
     #[error("a TLS message of the type {0} came after the handshake; renegotiation is not supported")]
     UnexpectedMessage(u8),
+    /// With TLS 1.2: the peer wants another handshake.
+    #[error("the peer asks for another TLS handshake; renegotiation is not supported")]
+    Renegotiation,
+    /// With TLS 1.2: a key has made what it may, and no other follows it.
+    #[error("a key of TLS 1.2 has encrypted as much as it may: another connection has another one")]
+    WornKey,
     /// The peer keeps its other end busy with nothing.
     #[error("{0} records without data came in a row")]
     TooManyIdle(u32),
@@ -47,6 +53,9 @@ impl RecordError {
             | Self::TooManyIdle(_)
             | Self::BehindClose => Some(Alert::UNEXPECTED_MESSAGE),
             Self::TooLong => Some(Alert::RECORD_OVERFLOW),
+            Self::Renegotiation => Some(Alert::NO_RENEGOTIATION),
+            // In good order.
+            Self::WornKey => Some(Alert::CLOSE_NOTIFY),
             Self::TooShort | Self::Malformed(_) => Some(Alert::DECODE_ERROR),
             Self::Undecipherable => Some(Alert::BAD_RECORD_MAC),
             Self::PeerAlert(_) => None,

@@ -1,4 +1,4 @@
-//! The five bytes before each record, in plain text (RFC 8446, 5.1 and 5.2).
+//! The five bytes before each record, in plain text (RFC 8446, 5.1 and 5.2; RFC 5246, 6.2.3).
 
 use super::error::RecordError;
 
@@ -9,8 +9,8 @@ pub const RECORD_DATA_BYTES: usize = 1 << 14;
 /// Bytes of a record behind its header at most: data, its type and padding, and what a cipher may add.
 pub(in crate::tls) const RECORD_BODY_BYTES: usize = RECORD_DATA_BYTES + 256;
 
-/// What a record carries. Only the outermost of an encrypted record is in plain text, and it always says
-/// `Data`.
+/// What a record carries. With TLS 1.3 only the outermost of an encrypted record is in plain text, and it
+/// always says `Data`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::tls) enum ContentType {
     ChangeCipherSpec,
@@ -52,7 +52,8 @@ impl RecordHeader {
     /// Reads the header at the front of `bytes`; `None` when it is not whole. What is wrong is told as soon
     /// as the bytes that show it are there.
     ///
-    /// The version is not looked at: it "MUST be ignored for all purposes".
+    /// The version is not looked at: with TLS 1.3 it "MUST be ignored for all purposes", and with 1.2 a
+    /// record vouches for it.
     pub(in crate::tls) fn parse(bytes: &[u8]) -> Result<Option<Self>, RecordError> {
         let Some(&code) = bytes.first() else { return Ok(None) };
         let kind = ContentType::of(code)?;
@@ -65,7 +66,12 @@ impl RecordHeader {
     }
 
     pub(in crate::tls) fn bytes(self) -> [u8; RECORD_HEADER_BYTES] {
-        let length = (self.length as u16).to_be_bytes();
-        [self.kind.code(), 3, 3, length[0], length[1]]
+        header_bytes(self.kind.code(), self.length)
     }
+}
+
+/// The header of a record of this type, with so many bytes behind it.
+pub(in crate::tls) fn header_bytes(code: u8, length: usize) -> [u8; RECORD_HEADER_BYTES] {
+    let length = (length as u16).to_be_bytes();
+    [code, 3, 3, length[0], length[1]]
 }

@@ -8,6 +8,7 @@ use super::messages::Messages;
 use super::traffic_key::TrafficKey;
 use crate::tls::alert::Alert;
 use crate::tls::secret::Secret;
+use crate::tls::version::TlsVersion;
 
 /// Records without data that may come in a row: key updates, and empty ones, which hide how much is sent.
 const IDLE_RECORDS: u32 = 32;
@@ -44,8 +45,12 @@ pub struct RecordReceiver {
 
 impl RecordReceiver {
     pub(in crate::tls) fn new(secret: Secret) -> Self {
+        Self::of_key(TrafficKey::new(secret))
+    }
+
+    pub(in crate::tls) fn of_key(key: TrafficKey) -> Self {
         Self {
-            key: TrafficKey::new(secret),
+            key,
             messages: Messages::default(),
             idle: 0,
             key_updates: 0,
@@ -91,18 +96,24 @@ impl RecordReceiver {
         let Some(header) = RecordHeader::parse(received)? else {
             return Ok(Opened::Need(RECORD_HEADER_BYTES));
         };
-        if header.kind != ContentType::Data {
+        let is_12 = self.key.version() == TlsVersion::Tls12;
+        let may_be = match header.kind {
+            ContentType::Data => true,
+            ContentType::Alert | ContentType::Handshake => is_12,
+            ContentType::ChangeCipherSpec => false,
+        };
+        if !may_be {
             return Err(RecordError::UnexpectedType(header.kind.code()));
         }
         let length = RECORD_HEADER_BYTES + header.length;
         let Some(record) = received.get_mut(..length) else { return Ok(Opened::Need(length)) };
-        let (kind, carried) = self.key.open(record)?;
-        let data = RECORD_HEADER_BYTES..RECORD_HEADER_BYTES + carried;
+        let (kind, data) = self.key.open(record)?;
         if kind != ContentType::Handshake && self.messages.is_amid() {
             return Err(RecordError::Malformed("a message is interrupted by another record"));
         }
         match kind {
-            ContentType::Data => self.count(carried)?,
+            ContentType::Data => self.count(data.len())?,
+            ContentType::Handshake if is_12 => return Err(renegotiation(&record[data])),
             ContentType::Handshake => {
                 self.count(0)?;
                 self.message(&record[data.clone()])?;
@@ -119,6 +130,16 @@ impl RecordReceiver {
             ContentType::ChangeCipherSpec => return Err(RecordError::UnexpectedType(kind.code())),
         }
         Ok(Opened::Record { length, data })
+    }
+
+    /// With TLS 1.2 the peer's key is good for so many records of full length.
+    pub(in crate::tls) fn set_most_records(&mut self, records: u64) {
+        self.key.set_most_records(records);
+    }
+
+    /// Whether the session should end.
+    pub(in crate::tls) fn is_worn(&self) -> bool {
+        self.key.is_worn()
     }
 
     /// Whether the peer asked for a renewal of our key since this was asked last.
@@ -150,9 +171,21 @@ impl RecordReceiver {
     }
 }
 
+/// What is wrong with a message behind a handshake of TLS 1.2: there is none.
+fn renegotiation(carried: &[u8]) -> RecordError {
+    const HELLO_REQUEST: u8 = 0;
+    const CLIENT_HELLO: u8 = 1;
+    match carried.first() {
+        None => RecordError::Malformed("a record without a part of a message"),
+        Some(&(HELLO_REQUEST | CLIENT_HELLO)) => RecordError::Renegotiation,
+        Some(&other) => RecordError::UnexpectedMessage(other),
+    }
+}
+
 /// Reads an alert; true for close_notify, false for one that means nothing here.
 pub(in crate::tls) fn alert(carried: &[u8]) -> Result<bool, RecordError> {
-    // "The level is implicit in the type of alert being sent and can safely be ignored."
+    // "The level is implicit in the type of alert being sent and can safely be ignored." With TLS 1.2 too:
+    // none of those that were warnings once has a place behind a handshake.
     let &[_level, code] = carried else { return Err(RecordError::Malformed("an alert is not two bytes")) };
     match Alert(code) {
         Alert::CLOSE_NOTIFY => Ok(true),

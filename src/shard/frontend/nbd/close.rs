@@ -47,6 +47,8 @@ impl Connection {
             self.forget_records();
             self.peer.abandon.abandon();
             self.forgotten.extend(self.outbound.abandon());
+            let unsealed = self.forget_tail();
+            self.forgotten.extend(unsealed);
             self.unparsed = None;
             self.waiting = None;
             if self.receive.is_none() {

@@ -33,6 +33,9 @@ pub(crate) enum Reason {
     /// The records of TLS cannot be followed.
     #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "there are none"))]
     Insecure,
+    /// A key of TLS 1.2 has made what it may.
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "there are none"))]
+    WornKey,
     /// It kept others waiting.
     Evicted,
     /// Its export was removed.
@@ -69,6 +72,9 @@ impl Display for Reason {
             }
             Self::Violation => "protocol violation",
             Self::Insecure => "wrong TLS",
+            Self::WornKey => {
+                "a key of TLS 1.2 has encrypted as much as it may, and the client connects again"
+            }
             Self::Evicted => "evicted: it kept others waiting",
             Self::Removed => "the export was removed",
             Self::Ended => "cut off by an operator",

@@ -15,17 +15,18 @@ use crate::shard::frontend::nbd::closing::{Closing, Reason};
 use crate::shard::frontend::nbd::connection::Connection;
 use crate::shard::frontend::nbd::hold::SocketOwner;
 use crate::shard::frontend::nbd::linger::Linger;
+use crate::shard::takes_tls::TakesTls;
 
 impl Connection {
-    /// Whether another process could serve it at all, which takes connections with TLS or not.
-    pub(crate) fn can_leave(&self, with_tls: bool) -> bool {
-        self.closing == Closing::No && self.refuses.is_none() && (with_tls || self.secure.is_none())
+    /// Whether another process could serve it at all.
+    pub(crate) fn can_leave(&self, takes: TakesTls) -> bool {
+        self.closing == Closing::No && self.refuses.is_none() && takes.takes(self.tls())
     }
 
     /// Whether it can be held now. A payload that is skipped is waited for: it may be long, and nobody has
     /// its bytes.
-    pub(crate) fn may_be_held(&self, with_tls: bool) -> bool {
-        self.can_leave(with_tls) && !self.hold.is_held && !self.outbound.holds_back()
+    pub(crate) fn may_be_held(&self, takes: TakesTls) -> bool {
+        self.can_leave(takes) && !self.hold.is_held && !self.outbound.holds_back()
     }
 
     /// Begins to hold it.

@@ -11,6 +11,7 @@ use crate::shard::frontend::nbd::hold::CannotLeave;
 use crate::shard::frontend::nbd::reply::Reply;
 use crate::shard::frontend::nbd::unparsed::Unparsed;
 use crate::shard::request::table::RequestId;
+use crate::shard::takes_tls::ConnectionTls;
 
 /// There is none.
 #[derive(Debug)]
@@ -50,6 +51,10 @@ impl Connection {
         Ok(None)
     }
 
+    pub(crate) fn tls(&self) -> ConnectionTls {
+        ConnectionTls::None
+    }
+
     pub(crate) fn seal_no_more(&mut self) {}
 
     pub(crate) fn is_within_record(&self) -> bool {
@@ -74,6 +79,12 @@ impl Connection {
         _batches: &mut Batches,
     ) {
         unreachable!("there is no TLS")
+    }
+
+    pub(crate) fn seal_tail(&mut self, _batches: &mut Batches) {}
+
+    pub(crate) fn forget_tail(&mut self) -> Option<RequestId> {
+        None
     }
 
     pub(crate) fn say_farewell(&mut self) {}

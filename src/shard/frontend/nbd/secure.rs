@@ -13,16 +13,24 @@
 //! record. A record is numbered when it is sealed. So a reply is sealed when it is queued, and the queue
 //! keeps the order. What was sent in part goes on as it is and is never sealed again. A mapped file cannot be
 //! sealed where it is, so all data come by leases.
+//!
+//! A payload of one record is sealed later: with the header of the next reply in the same record, if that
+//! comes in the same turn, and alone at the turn's end if it does not. So replies to small reads that leave
+//! together are one record each, and one more, and nothing waits for a reply that is not there. Until then
+//! the payload is the connection's [`Tail`], which comes behind all that is queued.
 
 use std::cell::Cell;
+use std::ops::Range;
 use std::rc::Rc;
 
 use crate::nbd::server::reply::{HeaderBytes, LONGEST_HEADER};
 use crate::ring::{Lease, Payload, SharedLease};
 use crate::shard::frontend::nbd::records::{NextRecord, Partial, Records};
 use crate::shard::frontend::nbd::reply::{Reply, ReplyChunk};
+use crate::shard::request::table::RequestId;
 use crate::tls::{
-    Alert, RECORD_DATA_BYTES, RECORD_HEADER_BYTES, RECORD_TRAILER_BYTES, RecordError, TlsSession,
+    Alert, RECORD_DATA_BYTES, RECORD_FRONT_BYTES, RECORD_MORE_BYTES, RECORD_TRAILER_BYTES, RecordError,
+    TlsSession, TlsVersion,
 };
 
 /// A connection with TLS after its handshake.
@@ -58,13 +66,22 @@ pub(crate) struct Secure {
     edges: Vec<u8>,
     /// Renewals of our key that were counted.
     counted: u64,
+    tail: Option<Tail>,
 }
 
-/// Bytes around a record's data.
-const EDGE_BYTES: usize = RECORD_HEADER_BYTES + RECORD_TRAILER_BYTES;
+/// The last payload, which is not sealed, and the request that it ends. Something of its reply is queued.
+#[derive(Debug)]
+struct Tail {
+    lease: Lease,
+    range: Range<usize>,
+    ends: Option<RequestId>,
+}
 
-/// A part of a sealed reply: its last one ends the request.
-pub(crate) type PutPart<'a> = &'a mut dyn FnMut(ReplyChunk, bool);
+/// Bytes around a record's data at most.
+const EDGE_BYTES: usize = RECORD_FRONT_BYTES + RECORD_TRAILER_BYTES;
+
+/// A part of a sealed reply, and the request that it ends. What ends a record may come behind that part.
+pub(crate) type PutPart<'a> = &'a mut dyn FnMut(ReplyChunk, Option<RequestId>);
 
 impl Secure {
     /// `held`: bytes of partial records on the whole shard.
@@ -73,7 +90,7 @@ impl Secure {
         let farewell = Some(Alert::CLOSE_NOTIFY);
         let partial = Partial::new(held);
         let (pending, edges) = (Vec::new(), Vec::new());
-        Self { session, first: received, partial, farewell, pending, edges, counted: 0 }
+        Self { session, first: received, partial, farewell, pending, edges, counted: 0, tail: None }
     }
 
     /// What came with the handshake, once.
@@ -115,6 +132,16 @@ impl Secure {
         self.farewell = alert;
     }
 
+    /// Bytes around a record's data: before, and in all.
+    fn edge(&self) -> (usize, usize) {
+        let sealer = &self.session.sealer;
+        (sealer.front_bytes(), sealer.front_bytes() + sealer.trailer_bytes())
+    }
+
+    pub(crate) fn version(&self) -> TlsVersion {
+        self.session.version
+    }
+
     /// How often the client has renewed its key.
     pub(crate) fn key_updates_by_client(&self) -> u64 {
         self.session.receiver.key_updates()
@@ -132,40 +159,90 @@ impl Secure {
             && !canary!(FarewellForgotten)
         {
             self.session.sealer.alert(alert, &mut self.pending);
-            self.put_pending(Payload::Nothing, false, put);
+            self.put_pending(Payload::Nothing, None, put);
         }
     }
 
-    /// Seals a reply.
-    pub(crate) fn seal_reply(&mut self, reply: Reply, put: PutPart<'_>) {
+    /// Seals the tail, if there is one, with these bytes in its record; what ends the record is pending then.
+    fn end_tail(&mut self, more: &[u8], put: PutPart<'_>) {
+        let Some(Tail { mut lease, range, ends }) = self.tail.take() else { return };
+        self.session.renew_if_due(&mut self.pending);
+        let (front_bytes, edge_bytes) = self.edge();
+        let mut edge = [0; EDGE_BYTES + RECORD_MORE_BYTES];
+        let (front, trailer) = edge[..edge_bytes + more.len()].split_at_mut(front_bytes);
+        self.session.sealer.seal_with(front, lease.bytes_mut(range.clone()), more, trailer);
+        self.pending.extend_from_slice(front);
+        let (start, length) = (range.start as u32, range.len() as u32);
+        self.put_pending(Payload::Leased { lease: lease.freeze(), start, length }, ends, put);
+        self.pending.extend_from_slice(trailer);
+    }
+
+    /// Seals a header: in the record of the tail, or in one of its own.
+    fn seal_header(&mut self, header: &[u8], put: PutPart<'_>) {
+        let has_room = |tail: &Tail| tail.range.len() + header.len() <= RECORD_DATA_BYTES;
+        if header.len() <= RECORD_MORE_BYTES && self.tail.as_ref().is_some_and(has_room) {
+            return self.end_tail(header, put);
+        }
+        self.end_tail(&[], put);
+        self.session.append(header, &mut self.pending);
+    }
+
+    /// The turn ends: no more comes into the record of the tail.
+    pub(crate) fn seal_tail(&mut self, put: PutPart<'_>) {
+        if self.tail.is_some() {
+            self.end_tail(&[], put);
+            self.put_pending(Payload::Nothing, None, put);
+        }
+    }
+
+    /// Forgets the tail, which will not leave: the request that it would have ended.
+    pub(crate) fn forget_tail(&mut self) -> Option<RequestId> {
+        self.tail.take()?.ends
+    }
+
+    /// Seals a reply to a request.
+    pub(crate) fn seal_reply(&mut self, reply: Reply, request: RequestId, put: PutPart<'_>) {
         match reply {
-            Reply::One(chunk) => self.seal_chunk(chunk.header.as_bytes(), chunk.payload, true, put),
+            Reply::One(chunk) => self.seal_chunk(chunk.header.as_bytes(), chunk.payload, Some(request), put),
             Reply::Many(chunks) => match United::new(chunks) {
-                Ok(united) => self.seal_united(united, put),
+                Ok(united) => self.seal_united(united, request, put),
                 Err(chunks) => {
                     let last = chunks.len() - 1;
                     for (index, ReplyChunk { header, payload }) in chunks.into_iter().enumerate() {
-                        self.seal_chunk(header.as_bytes(), payload, index == last, put);
+                        let ends = (index == last).then_some(request);
+                        self.seal_chunk(header.as_bytes(), payload, ends, put);
                     }
                 }
             },
         }
     }
 
-    /// Seals a reply of one chunk, or a chunk of one.
-    pub(crate) fn seal_chunk(&mut self, header: &[u8], payload: Payload, is_last: bool, put: PutPart<'_>) {
+    /// Seals a reply of one chunk, or a chunk of one; but for a payload that becomes the tail.
+    pub(crate) fn seal_chunk(
+        &mut self,
+        header: &[u8],
+        payload: Payload,
+        ends: Option<RequestId>,
+        put: PutPart<'_>,
+    ) {
         let is_late = canary!(RecordsReordered) && matches!(payload, Payload::Leased { .. });
-        if !is_late {
-            self.session.append(header, &mut self.pending);
+        if is_late {
+            self.end_tail(&[], put);
+        } else {
+            self.seal_header(header, put);
         }
         match payload {
-            Payload::Nothing => self.put_pending(Payload::Nothing, is_last, put),
+            Payload::Nothing => self.put_pending(Payload::Nothing, ends, put),
             Payload::Leased { lease, start, length } => {
                 let range = start as usize..(start + length) as usize;
                 match lease.into_exclusive() {
                     Ok(lease) if canary!(PayloadUnsealed) => {
                         let payload = Payload::Leased { lease: lease.freeze(), start, length };
-                        self.put_pending(payload, is_last, put);
+                        self.put_pending(payload, ends, put);
+                    }
+                    Ok(lease) if (1..=RECORD_DATA_BYTES).contains(&range.len()) && !is_late => {
+                        self.put_pending(Payload::Nothing, None, put);
+                        self.tail = Some(Tail { lease, range, ends });
                     }
                     Ok(mut lease) => {
                         self.edges.clear();
@@ -174,32 +251,33 @@ impl Secure {
                             self.session.append(header, &mut self.pending);
                         }
                         self.put_leased(&lease.freeze(), range, put);
-                        self.put_pending(Payload::Nothing, is_last, put);
+                        self.put_pending(Payload::Nothing, ends, put);
                     }
-                    Err(shared) => self.copy(shared.bytes(range), is_last, put),
+                    Err(shared) => self.copy(shared.bytes(range), ends, put),
                 }
             }
-            Payload::Text(text) => self.copy(&text, is_last, put),
-            Payload::Zeroes(length) => self.copy(&vec![0; length as usize], is_last, put),
+            Payload::Text(text) => self.copy(&text, ends, put),
+            Payload::Zeroes(length) => self.copy(&vec![0; length as usize], ends, put),
             Payload::Mapped(_) => unreachable!("a connection with TLS reads into leases"),
         }
     }
 
     /// Seals a copy of bytes that cannot be sealed where they are: texts, and what others hold as well.
-    fn copy(&mut self, bytes: &[u8], is_last: bool, put: PutPart<'_>) {
+    fn copy(&mut self, bytes: &[u8], ends: Option<RequestId>, put: PutPart<'_>) {
         if bytes.is_empty() {
-            return self.put_pending(Payload::Nothing, is_last, put);
+            return self.put_pending(Payload::Nothing, ends, put);
         }
         let mut pieces = bytes.chunks(RECORD_DATA_BYTES).peekable();
         while let Some(piece) = pieces.next() {
             let mut record = Vec::with_capacity(piece.len() + EDGE_BYTES);
             self.session.append(piece, &mut record);
-            self.put_pending(Payload::Text(record), is_last && pieces.peek().is_none(), put);
+            self.put_pending(Payload::Text(record), ends.filter(|_| pieces.peek().is_none()), put);
         }
     }
 
     /// Seals a reply whose payloads lie in one lease.
-    fn seal_united(&mut self, united: United, put: PutPart<'_>) {
+    fn seal_united(&mut self, united: United, request: RequestId, put: PutPart<'_>) {
+        self.end_tail(&[], put);
         let United { mut lease, chunks } = united;
         let mut sealed = Vec::with_capacity(chunks.len());
         self.edges.clear();
@@ -221,62 +299,59 @@ impl Secure {
             self.pending.extend_from_slice(&front);
             if let Some(range) = range {
                 self.edges.clear();
-                let count = range.len().div_ceil(RECORD_DATA_BYTES);
-                self.edges.extend_from_slice(&all_edges[edges..edges + count * EDGE_BYTES]);
+                let length = range.len().div_ceil(RECORD_DATA_BYTES) * self.edge().1;
+                self.edges.extend_from_slice(&all_edges[edges..edges + length]);
                 self.put_leased(&lease, range, put);
             }
-            self.put_pending(Payload::Nothing, index == last, put);
+            self.put_pending(Payload::Nothing, (index == last).then_some(request), put);
         }
     }
 
     /// Queues records that were sealed in a lease, all but the end of the last one.
-    fn put_leased(&mut self, lease: &SharedLease, range: std::ops::Range<usize>, put: PutPart<'_>) {
+    fn put_leased(&mut self, lease: &SharedLease, range: Range<usize>, put: PutPart<'_>) {
+        let (front_bytes, edge_bytes) = self.edge();
         let edges = std::mem::take(&mut self.edges);
         let starts = range.clone().step_by(RECORD_DATA_BYTES);
-        for (start, edge) in starts.zip(edges.chunks_exact(EDGE_BYTES)) {
+        for (start, edge) in starts.zip(edges.chunks_exact(edge_bytes)) {
             let length = RECORD_DATA_BYTES.min(range.end - start) as u32;
-            let (header, trailer) = edge.split_at(RECORD_HEADER_BYTES);
-            self.pending.extend_from_slice(header);
+            let (front, trailer) = edge.split_at(front_bytes);
+            self.pending.extend_from_slice(front);
             let payload = Payload::Leased { lease: lease.clone(), start: start as u32, length };
-            self.put_pending(payload, false, put);
+            self.put_pending(payload, None, put);
             self.pending.extend_from_slice(trailer);
         }
         self.edges = edges;
     }
 
-    /// Queues what is pending, and a payload behind it; `is_last` if that ends the reply. There is something
-    /// to queue.
-    fn put_pending(&mut self, payload: Payload, is_last: bool, put: PutPart<'_>) {
+    /// Queues what is pending, and a payload behind it, and the request that this ends. There is something to
+    /// queue.
+    fn put_pending(&mut self, payload: Payload, ends: Option<RequestId>, put: PutPart<'_>) {
         let mut payload = Some(payload);
         let mut pieces = self.pending.chunks(LONGEST_HEADER).peekable();
         if pieces.peek().is_none() {
             let chunk =
                 ReplyChunk { header: HeaderBytes::from_bytes(&[]), payload: payload.take().expect("once") };
             assert!(chunk.payload.length() > 0, "a part of a reply is never empty");
-            return put(chunk, is_last);
+            return put(chunk, ends);
         }
         while let Some(piece) = pieces.next() {
             let is_end = pieces.peek().is_none();
             let payload = if is_end { payload.take() } else { None };
             let header = HeaderBytes::from_bytes(piece);
-            put(ReplyChunk { header, payload: payload.unwrap_or(Payload::Nothing) }, is_last && is_end);
+            put(ReplyChunk { header, payload: payload.unwrap_or(Payload::Nothing) }, ends.filter(|_| is_end));
         }
         self.pending.clear();
     }
 }
 
-/// Seals a range in records; for each of them its header and its trailer are appended to `edges`.
-fn seal_in_place(
-    session: &mut TlsSession,
-    lease: &mut Lease,
-    range: std::ops::Range<usize>,
-    edges: &mut Vec<u8>,
-) {
+/// Seals a range in records; for each of them what is before and behind its data is appended to `edges`.
+fn seal_in_place(session: &mut TlsSession, lease: &mut Lease, range: Range<usize>, edges: &mut Vec<u8>) {
+    let (front_bytes, trailer_bytes) = (session.sealer.front_bytes(), session.sealer.trailer_bytes());
     for data in lease.bytes_mut(range).chunks_mut(RECORD_DATA_BYTES) {
-        let (mut header, mut trailer) = ([0; RECORD_HEADER_BYTES], [0; RECORD_TRAILER_BYTES]);
-        session.sealer.seal(&mut header, data, &mut trailer);
-        edges.extend_from_slice(&header);
-        edges.extend_from_slice(&trailer);
+        let start = edges.len();
+        edges.resize(start + front_bytes + trailer_bytes, 0);
+        let (front, trailer) = edges[start..].split_at_mut(front_bytes);
+        session.sealer.seal(front, data, trailer);
     }
 }
 
@@ -284,7 +359,7 @@ fn seal_in_place(
 struct United {
     lease: Lease,
     /// Headers, and where their payloads lie.
-    chunks: Vec<(HeaderBytes, Option<std::ops::Range<usize>>)>,
+    chunks: Vec<(HeaderBytes, Option<Range<usize>>)>,
 }
 
 impl United {
@@ -332,3 +407,6 @@ impl United {
         }
     }
 }
+
+#[cfg(all(test, feature = "sim"))]
+mod tests;

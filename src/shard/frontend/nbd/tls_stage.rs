@@ -14,7 +14,8 @@ use crate::shard::frontend::nbd::reply::Reply;
 use crate::shard::frontend::nbd::secure::{LeavingSecure, Secure, Secured};
 use crate::shard::frontend::nbd::unparsed::Unparsed;
 use crate::shard::request::table::RequestId;
-use crate::tls::RecordError;
+use crate::shard::takes_tls::ConnectionTls;
+use crate::tls::{RecordError, TlsVersion};
 
 impl Connection {
     /// Makes it one with TLS. `held`: bytes of partial records on the whole shard.
@@ -62,16 +63,22 @@ impl Connection {
         Some(Fed::Ended)
     }
 
-    /// The records of the client cannot be followed any further. What has begun is answered, then the client
-    /// is told.
+    /// The records of the client cannot be followed any further, or should not. What has begun is answered,
+    /// then the client is told.
     #[cold]
     fn lost_records(&mut self, error: RecordError, feeding: &mut Feeding<'_>) {
-        tracing::info!(connection = self.number, peer = %self.name, %error, "wrong TLS, disconnecting");
+        let is_worn = error == RecordError::WornKey;
         let secure = self.secure.as_mut().expect("its records were opened");
         secure.set_farewell(error.alert());
         secure.forget_received();
-        feeding.recorder.tls().record_errors += 1;
-        self.because(Reason::Insecure).stop(feeding.now);
+        let reason = if is_worn {
+            Reason::WornKey
+        } else {
+            tracing::info!(connection = self.number, peer = %self.name, %error, "wrong TLS, disconnecting");
+            feeding.recorder.tls().record_errors += 1;
+            Reason::Insecure
+        };
+        self.because(reason).stop(feeding.now);
     }
 
     /// What another process needs beside what it needs of any connection; an error if it cannot go on from
@@ -80,6 +87,15 @@ impl Connection {
         let Some(secure) = &self.secure else { return Ok(None) };
         let behind = self.unparsed.as_ref().map_or(&[][..], |unparsed| unparsed.unopened());
         secure.leaving(behind).map(Some).ok_or(CannotLeave)
+    }
+
+    /// Whether it has TLS, and which.
+    pub(crate) fn tls(&self) -> ConnectionTls {
+        match self.secure.as_ref().map(|secure| secure.version()) {
+            None => ConnectionTls::None,
+            Some(TlsVersion::Tls13) => ConnectionTls::Tls13,
+            Some(TlsVersion::Tls12) => ConnectionTls::Tls12,
+        }
     }
 
     /// Another process seals what is sent from now on.
@@ -109,9 +125,7 @@ impl Connection {
     /// Queues a sealed reply.
     pub(crate) fn push_sealed(&mut self, reply: Reply, request: RequestId) {
         let secure = self.secure.as_mut().expect("the caller asks");
-        secure.seal_reply(reply, &mut |chunk, ends| {
-            self.outbound.push_later(chunk, ends.then_some(request));
-        });
+        secure.seal_reply(reply, request, &mut |chunk, ends| self.outbound.push_later(chunk, ends));
     }
 
     /// The same for a header and its payload, at once if possible.
@@ -123,9 +137,21 @@ impl Connection {
         batches: &mut Batches,
     ) {
         let secure = self.secure.as_mut().expect("the caller asks");
-        secure.seal_chunk(header.as_bytes(), payload, true, &mut |chunk, ends| {
-            self.outbound.push_part(chunk, ends.then_some(request), batches);
+        secure.seal_chunk(header.as_bytes(), payload, Some(request), &mut |chunk, ends| {
+            self.outbound.push_part(chunk, ends, batches);
         });
+    }
+
+    /// No reply more comes into the last record before a send.
+    pub(crate) fn seal_tail(&mut self, batches: &mut Batches) {
+        if let Some(secure) = &mut self.secure {
+            secure.seal_tail(&mut |chunk, ends| self.outbound.push_part(chunk, ends, batches));
+        }
+    }
+
+    /// Forgets what is not sealed yet, because the client is gone: the request that it would have ended.
+    pub(crate) fn forget_tail(&mut self) -> Option<RequestId> {
+        self.secure.as_mut()?.forget_tail()
     }
 
     /// The connection ends in good order: the last thing that the client is told.

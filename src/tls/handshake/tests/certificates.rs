@@ -4,7 +4,8 @@ use std::io::{Read, Write};
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::version::TLS13;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, SupportedProtocolVersion};
 
 use super::*;
 use crate::identity::TlsIdentity;
@@ -20,12 +21,22 @@ impl rustls::time_provider::TimeProvider for At {
 
 /// A client that believes `authority`, and has a certificate or none.
 fn client(authority: &str, own: Option<&(String, String)>, suite: Option<CipherSuite>) -> ClientConnection {
+    client_of(authority, own, |code| suite.is_none_or(|suite| code == suite.code()), &[&TLS13])
+}
+
+/// The same with suites by their numbers, and of these versions.
+pub(super) fn client_of(
+    authority: &str,
+    own: Option<&(String, String)>,
+    suites: impl Fn(u16) -> bool,
+    versions: &[&'static SupportedProtocolVersion],
+) -> ClientConnection {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.as_bytes()).unwrap()).unwrap();
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
-    provider.cipher_suites.retain(|of| suite.is_none_or(|suite| u16::from(of.suite()) == suite.code()));
+    provider.cipher_suites.retain(|of| suites(of.suite().into()));
     let builder = ClientConfig::builder_with_details(Arc::new(provider), Arc::new(At(NOW)))
-        .with_protocol_versions(&[&rustls::version::TLS13])
+        .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(roots);
     let config = match own {
@@ -41,7 +52,7 @@ fn client(authority: &str, own: Option<&(String, String)>, suite: Option<CipherS
 }
 
 /// Both ends until the server has a session or an error. What the client sent behind its handshake is left.
-fn shake(
+pub(super) fn shake(
     server: &mut TlsHandshake,
     client: &mut ClientConnection,
     piece: usize,
@@ -69,7 +80,7 @@ fn shake(
     panic!("no end");
 }
 
-fn read(client: &mut ClientConnection, mut sent: &[u8]) -> Vec<u8> {
+pub(super) fn read(client: &mut ClientConnection, mut sent: &[u8]) -> Vec<u8> {
     let mut data = Vec::new();
     while !sent.is_empty() {
         client.read_tls(&mut sent).unwrap();
@@ -79,7 +90,7 @@ fn read(client: &mut ClientConnection, mut sent: &[u8]) -> Vec<u8> {
     data
 }
 
-fn written(client: &mut ClientConnection, data: &[u8]) -> Vec<u8> {
+pub(super) fn written(client: &mut ClientConnection, data: &[u8]) -> Vec<u8> {
     client.writer().write_all(data).unwrap();
     let mut sent = Vec::new();
     while client.wants_write() {
@@ -150,7 +161,7 @@ fn clients_are_believed_by_their_authority_only() {
         client_authorities: Some(authority.pem.as_bytes()),
         revoked: Some(revoked.as_bytes()),
         certificate_is_required: true,
-        shared_keys: None,
+        ..TlsMaterial::default()
     };
     let acceptor = Arc::new(TlsAcceptor::new(&material).unwrap());
     let outcome = |own: Option<&(String, String)>, now| {

@@ -2,6 +2,7 @@
 //! client is written down in `shared_key_client`. Other programs are the clients of the tests of the server.
 
 mod certificates;
+mod certificates_12;
 mod shared_key;
 mod shared_key_client;
 

@@ -125,9 +125,9 @@ impl SharedKeyClient {
         let mut transcript = [&self.hello, server_hello].concat();
         let client = handshake.derive("c hs traffic", hash(&transcript).as_ref());
         let server = handshake.derive("s hs traffic", hash(&transcript).as_ref());
-        let (kind, length) = TrafficKey::new(server.clone()).open(&mut records[2]).unwrap();
+        let (kind, place) = TrafficKey::new(server.clone()).open(&mut records[2]).unwrap();
         assert_eq!(kind, ContentType::Handshake);
-        let messages = &records[2][5..5 + length];
+        let messages = &records[2][place];
         assert_eq!(messages[..10], [8, 0, 0, 2, 0, 0, 20, 0, 0, 32]);
         transcript.extend_from_slice(&messages[..6]);
         hmac::verify(&server.finished_key(), hash(&transcript).as_ref(), &messages[10..])
