@@ -168,17 +168,7 @@ async fn converse(
                     .found(chosen.as_ref().zip(info.as_ref()).map(|(entry, info)| (entry.index(), info)));
             }
             Some(Event::List) => {
-                let images = Box::pin(stores.listed(&asker)).await;
-                let mut images = images.map_err(|_absence| Failure::Moved)?;
-                images.retain(|info| !is_hidden(&info.name));
-                let bytes = images.iter().map(|info| plane.answer_bytes(Some(info))).sum::<usize>();
-                claim.hold(bytes + plane.answer_bytes(None)).await;
-                let catalogue = plane.catalogue();
-                let others = catalogue.iter().filter(|entry| !stores.offers(&entry.info.name));
-                let others = others.filter(|entry| entry.decide(&asker).is_listed);
-                let others: Vec<_> = others.filter(|entry| !is_hidden(&entry.info.name)).collect();
-                audit.listed(&asker, others.len() + images.len());
-                handshake.listed(others.iter().map(|entry| &entry.info).chain(&images));
+                Box::pin(list(stores, handshake, &asker, &mut claim, audit)).await?;
             }
             Some(Event::StartTls) => {
                 channel.release();
@@ -200,6 +190,30 @@ async fn converse(
             }
         }
     }
+}
+
+/// Tells a client which exports there are.
+async fn list(
+    stores: &Rc<Stores>,
+    handshake: &mut Handshake,
+    asker: &Asker,
+    claim: &mut Claim,
+    audit: &Audit<'_>,
+) -> Result<(), Failure> {
+    let plane = &stores.plane;
+    let is_secure = handshake.is_secure();
+    let is_hidden = |name: &str| !is_secure && plane.needs_tls(name);
+    let mut images = stores.listed(asker).await.map_err(|_absence| Failure::Moved)?;
+    images.retain(|info| !is_hidden(&info.name));
+    let bytes = images.iter().map(|info| plane.answer_bytes(Some(info))).sum::<usize>();
+    claim.hold(bytes + plane.answer_bytes(None)).await;
+    let catalogue = plane.catalogue();
+    let others = catalogue.iter().filter(|entry| !stores.offers(&entry.info.name));
+    let others = others.filter(|entry| entry.decide(asker).is_listed);
+    let others: Vec<_> = others.filter(|entry| !is_hidden(&entry.info.name)).collect();
+    audit.listed(asker, others.len() + images.len());
+    handshake.listed(others.iter().map(|entry| &entry.info).chain(&images));
+    Ok(())
 }
 
 /// Makes the connection a secure one, and counts what came of it.

@@ -9,7 +9,7 @@ use tokio::sync::{MutexGuard, oneshot};
 use tokio::time::timeout;
 
 use super::offers::{Absence, Chosen, Stores};
-use super::one::{OneStore, Owner};
+use super::one::{OneStore, StoreOwner};
 use crate::backend::Export;
 use crate::config::ExportConfig;
 use crate::control::catalogue::Entry;
@@ -79,13 +79,13 @@ impl Stores {
         }
     }
 
-    /// Waits while another process has a store and may give it back. Nobody knows meanwhile which images there
-    /// are.
+    /// Waits while another process has a store and may give it back. Nobody knows meanwhile which images
+    /// there are.
     pub(super) async fn until_here(&self) -> Result<(), Absence> {
         for one in &self.all {
             let mut owner = one.owner.subscribe();
-            let owner = owner.wait_for(|owner| *owner != Owner::Borrower).await;
-            if *owner.expect("it is this server's") == Owner::Successor {
+            let owner = owner.wait_for(|owner| *owner != StoreOwner::Borrower).await;
+            if *owner.expect("it is this server's") == StoreOwner::Successor {
                 return Err(Absence::Moved);
             }
         }
@@ -146,7 +146,7 @@ impl Lending<'_> {
     /// # Errors
     /// A sentence; it has to be taken back.
     pub(in crate::control) async fn lend(&mut self, stores: &Stores) -> Result<(), String> {
-        self.one.owner.send_replace(Owner::Borrower);
+        self.one.owner.send_replace(StoreOwner::Borrower);
         for entry in self.entries(stores) {
             let export = entry.export().expect("it is open");
             let node = export.stored().expect("it is of the store").1.clone();
@@ -194,7 +194,7 @@ impl Lending<'_> {
 
     /// It is the other process's now.
     pub(in crate::control) fn give(self) {
-        self.one.owner.send_replace(Owner::Successor);
+        self.one.owner.send_replace(StoreOwner::Successor);
     }
 
     /// It is served here again, as it was.
@@ -231,7 +231,7 @@ impl Lending<'_> {
                 collector.added(&entry);
             }
         }
-        one.owner.send_replace(Owner::This);
+        one.owner.send_replace(StoreOwner::This);
         drop(_alone);
         for node in lost.into_iter().filter(|node| !one.of.fixed.contains_key(node)) {
             if let Some(chosen) = stores.place_of(&node.to_string()).await {

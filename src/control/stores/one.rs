@@ -60,7 +60,7 @@ pub(super) struct OneStore {
     /// Held meanwhile.
     pub(super) collecting: Mutex<()>,
     /// Who has it.
-    pub(super) owner: watch::Sender<Owner>,
+    pub(super) owner: watch::Sender<StoreOwner>,
     /// Images that are being flattened, or have been, and nobody was told yet.
     pub(super) flattening: RefCell<BTreeMap<StoreName, Rc<Flattening>>>,
     /// What comes to its tier.
@@ -75,7 +75,7 @@ struct Offer {
 
 /// Which process has a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Owner {
+pub(super) enum StoreOwner {
     This,
     /// A new one has it, or is about to, and may give it back.
     Borrower,
@@ -111,7 +111,7 @@ impl OneStore {
             ingests,
             collection,
             collecting,
-            owner: watch::Sender::new(Owner::This),
+            owner: watch::Sender::new(StoreOwner::This),
             flattening,
             uploads: UploadWork::default(),
         }
@@ -119,7 +119,7 @@ impl OneStore {
 
     /// Another process has it, or is about to.
     pub(super) fn is_lent(&self) -> bool {
-        *self.owner.borrow() != Owner::This
+        *self.owner.borrow() != StoreOwner::This
     }
 
     /// Other rights to its images, from now on.
