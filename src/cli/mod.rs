@@ -1,6 +1,7 @@
 //! The command line: one file per sub-command, each with its `Args` and a `run` that gives an [`Outcome`].
 #![forbid(unsafe_code)]
 
+mod announce;
 pub(crate) mod attach;
 mod attacher;
 pub(crate) mod bench;
