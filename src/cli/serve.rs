@@ -403,3 +403,134 @@ fn refuse(format: Option<LogFormat>, sentence: impl Display) -> Outcome {
     }
     Outcome::Refused
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, SubCommand};
+
+    fn args(words: &[&str]) -> Result<Args, clap::Error> {
+        let words = ["ringnbd", "serve"].iter().chain(words);
+        Cli::try_parse_from(words).map(|cli| match cli.command {
+            SubCommand::Serve(args) => *args,
+            other => panic!("{other:?}"),
+        })
+    }
+
+    #[test]
+    fn flags_become_settings() {
+        let all = [
+            "a=mem:1G",
+            "b.img",
+            "--unix",
+            "/s",
+            "--unix",
+            "@n",
+            "--tcp",
+            "[::1]:0",
+            "--shards",
+            "2",
+            "--cpus",
+            "0-1",
+            "--memory",
+            "1G",
+            "--max-request",
+            "16M",
+            "--busy-poll",
+            "50us",
+            "--pidfile",
+            "/p",
+            "--read-only",
+            "--max-connections",
+            "9",
+            "--device-depth",
+            "128",
+            "--handshake-timeout",
+            "3s",
+            "--shutdown",
+            "errors",
+            "--log-format",
+            "json",
+            "--user",
+            "nbd",
+            "--sandbox",
+            "off",
+            "--control",
+            "unix:/c",
+            "--unpinned",
+            "--unix-mode",
+            "0600",
+            "--unix-group",
+            "kvm",
+        ];
+        let settings = settings(args(&all).unwrap()).unwrap().settings;
+        assert_eq!(settings.exports.len(), 2);
+        assert_eq!(settings.listen.len(), 3);
+        assert_eq!(settings.memory, Some(1 << 30));
+        assert_eq!(settings.max_request, Some(16 << 20));
+        assert_eq!(settings.busy_poll, Some(Duration::from_micros(50)));
+        assert_eq!(settings.device_depth, Some(128));
+        assert_eq!(settings.read_only, Some(true));
+        assert_eq!(settings.log_format, Some(LogFormat::Json));
+        assert_eq!(settings.shutdown, Some(Shutdown::Errors));
+        assert_eq!(settings.user, Some("nbd".parse().unwrap()));
+        assert_eq!(settings.sandbox, Some(SandboxMode::Off));
+        assert_eq!(settings.control, Some(ControlAddress::Path("/c".into())));
+        assert_eq!(settings.pinned, Some(Pinning::Off));
+        assert_eq!(
+            settings.unix_access,
+            UnixAccess { mode: Some(FileMode(0o600)), group: Some("kvm".to_owned()) }
+        );
+    }
+
+    #[test]
+    fn wrong_flags_are_usage_errors() {
+        for words in [
+            &["mem:10GB"][..],
+            &["qcow2:x"],
+            &["--shards", "x"],
+            &["--cpus", "a-b"],
+            &["--memory", "lots"],
+            &["--busy-poll", "5"],
+            &["--tcp", ":"],
+            &["--stdio", "--unix", "/s"],
+            &["--log-format", "xml"],
+            &["--sandbox", "yes"],
+            &["--shutdown", "now"],
+            &["--user", ":disk"],
+            &["--pinned", "maybe"],
+            &["--check", "--stdio"],
+            &["--pinned", "on", "--unpinned"],
+            &["--unix-mode", "rw"],
+            &["--control", "/c"],
+            &["--control", "unix:@c"],
+            &["--control", "unix:/c", "--stdio"],
+        ] {
+            assert_eq!(args(words).unwrap_err().exit_code(), 2, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn the_file_is_below_the_flags() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("c.toml");
+        std::fs::write(&path, "[server]\nshards = 3\nmemory = \"1G\"\n").unwrap();
+        let path = path.to_str().unwrap();
+        let of =
+            |words: &[&str]| settings(args(words).unwrap()).map(|wanted| (wanted.settings, wanted.notes));
+        let (both, notes) = of(&["--config", path, "--shards", "5"]).unwrap();
+        assert!(notes.is_empty());
+        assert_eq!((both.shards, both.memory), (Some(5), Some(1 << 30)));
+        std::fs::write(path, "[server]\ntcp = \"1\"\n[[export]]\nname = \"a\"\nuri = \"mem:1M\"\n").unwrap();
+        let (both, notes) = of(&["--config", path, "b=mem:2M", "--tcp", "2"]).unwrap();
+        assert_eq!(both.exports.iter().map(|export| &*export.name).collect::<Vec<_>>(), ["a", "b"]);
+        assert_eq!(both.listen.len(), 1);
+        assert_eq!(notes.len(), 2, "{notes:?}");
+        std::fs::write(path, "[server]\nshard = 3\n").unwrap();
+        let error = of(&["--config", path]).unwrap_err();
+        assert!(error.contains("c.toml, line 2:"), "{error}");
+        assert!(of(&["--config", "/nonexistent"]).is_err());
+    }
+}
