@@ -134,7 +134,7 @@ fn the_state_of_an_older_program_is_taken_over() {
 /// WELCOME of a version that is none of those it was offered.
 #[test]
 fn the_state_of_a_newer_program_is_refused_in_a_sentence() {
-    for version in [0_u16, 3, u16::MAX] {
+    for version in [0_u16, 4, u16::MAX] {
         let directory = tempfile::tempdir().unwrap();
         let control = UnixListener::bind(directory.path().join("old")).unwrap();
         let mut child = program(directory.path()).spawn().unwrap();
@@ -147,7 +147,7 @@ fn the_state_of_a_newer_program_is_refused_in_a_sentence() {
         assert_eq!(ended(&mut child).code(), Some(2));
         let log = std::fs::read_to_string(directory.path().join("log")).unwrap();
         assert!(
-            log.contains(&format!("versions {version} to {version} of a hand-over, and this one 1 to 2")),
+            log.contains(&format!("versions {version} to {version} of a hand-over, and this one 1 to 3")),
             "{log}"
         );
         for left in ["nbd.sock", "control", "pid"] {
@@ -165,7 +165,7 @@ fn an_older_program_is_answered_in_its_version_and_an_unknown_one_is_refused() {
         message(0, &[&b"ringnbdH"[..], &versions, &[0; 4]].concat())
     };
     for (number, (oldest, newest, chosen)) in
-        [(1, 1, 1_u16), (1, 2, 2), (1, 99, 2), (2, 3, 2)].into_iter().enumerate()
+        [(1, 1, 1_u16), (1, 2, 2), (1, 99, 3), (2, 3, 3), (3, 4, 3)].into_iter().enumerate()
     {
         let mut stream = upgraded(&line);
         stream.write_all(&hello(oldest, newest)).unwrap();
@@ -176,13 +176,13 @@ fn an_older_program_is_answered_in_its_version_and_an_unknown_one_is_refused() {
         drop(stream);
         wait_until("the server to notice", || failed_handovers(&line) == number + 1);
     }
-    for (oldest, newest) in [(3, 4), (0, 0), (u16::MAX, u16::MAX), (2, 1)] {
+    for (oldest, newest) in [(4, 5), (0, 0), (u16::MAX, u16::MAX), (2, 1)] {
         let mut stream = upgraded(&line);
         stream.write_all(&hello(oldest, newest)).unwrap();
         let mut said = Vec::new();
         stream.read_to_end(&mut said).unwrap();
         let said = String::from_utf8_lossy(&said);
-        let sentence = format!("versions {oldest} to {newest} of a hand-over, and this one 1 to 2");
+        let sentence = format!("versions {oldest} to {newest} of a hand-over, and this one 1 to 3");
         assert!(said.contains(&sentence), "{said}");
         client.expect_alive();
     }

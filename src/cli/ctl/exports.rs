@@ -313,11 +313,11 @@ mod tests {
         let lines: Vec<_> = shown.lines().collect();
         assert_eq!(
             lines[0],
-            "EXPORT                   ID         SIZE  ACCESS      CONNECTIONS  STATE     WEIGHT  LIMITS                       SOURCE"
+            "EXPORT                   ID         SIZE  ACCESS      CONNECTIONS  STATE     WEIGHT  LIMITS                      SOURCE"
         );
         assert_eq!(
             lines[1],
-            "\"\" (the default export)  0.0       1 GiB  read-write           12  serving        -  -                            mem:1G"
+            "\"\" (the default export)  0.0       1 GiB  read-write           12  serving        -  -                           mem:1G"
         );
         assert!(!shown.contains('\u{1b}') && lines[2].ends_with("/a.img"), "{shown}");
         assert!(lines[2].contains("0  stopping      30  iops=3000,write_bytes=1000  /a.img"), "{shown}");
