@@ -13,7 +13,7 @@ use crate::support::wait_until;
 use crate::{Subject, images, peers};
 
 /// How long a browser may take to start and to draw, on a machine that has other things to do.
-const BROWSER_DEADLINE: Duration = Duration::from_secs(120);
+const BROWSER_DEADLINE: Duration = Duration::from_secs(300);
 
 /// It does not fit beside the figures of an export.
 const LONG_NAME: &str = "customer-4711.production.virtual-machine-0042.root-disk.eu-central-1";
