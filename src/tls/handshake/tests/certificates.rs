@@ -90,6 +90,16 @@ pub(super) fn read(client: &mut ClientConnection, mut sent: &[u8]) -> Vec<u8> {
     data
 }
 
+/// Each says that it sends no more, and the other one hears it.
+pub(super) fn part(session: &mut TlsSession, client: &mut ClientConnection) {
+    let mut goodbye = Vec::new();
+    session.sealer.alert(crate::tls::Alert::CLOSE_NOTIFY, &mut goodbye);
+    client.read_tls(&mut goodbye.as_slice()).unwrap();
+    assert!(client.process_new_packets().unwrap().peer_has_closed());
+    client.send_close_notify();
+    assert!(matches!(session.open(&mut written(client, b"")), Ok(Opened::Closed { .. })));
+}
+
 pub(super) fn written(client: &mut ClientConnection, data: &[u8]) -> Vec<u8> {
     client.writer().write_all(data).unwrap();
     let mut sent = Vec::new();
@@ -142,12 +152,7 @@ fn sessions_of_each_suite_carry_data_and_renew_keys() {
         assert_eq!(got, expected);
         assert_eq!(session.receiver.key_updates(), 7);
         assert!(session.sealer.key_updates() > 10);
-        let mut goodbye = Vec::new();
-        session.sealer.alert(crate::tls::Alert::CLOSE_NOTIFY, &mut goodbye);
-        client.read_tls(&mut goodbye.as_slice()).unwrap();
-        assert!(client.process_new_packets().unwrap().peer_has_closed());
-        client.send_close_notify();
-        assert!(matches!(session.open(&mut written(&mut client, b"")), Ok(Opened::Closed { .. })));
+        part(&mut session, &mut client);
     }
 }
 

@@ -3,7 +3,7 @@
 use rustls::ProtocolVersion;
 use rustls::version::{TLS12, TLS13};
 
-use super::certificates::{client_of, read, shake, written};
+use super::certificates::{client_of, part, read, shake, written};
 use super::*;
 use crate::identity::TlsIdentity;
 use crate::tls::record::header::RECORD_DATA_BYTES;
@@ -62,12 +62,7 @@ fn sessions_of_each_cipher_carry_data_of_any_length() {
         }
         assert!(got == expected, "{suite:?}");
         assert_eq!((session.sealer.key_updates(), session.receiver.key_updates()), (0, 0));
-        let mut goodbye = Vec::new();
-        session.sealer.alert(crate::tls::Alert::CLOSE_NOTIFY, &mut goodbye);
-        client.read_tls(&mut goodbye.as_slice()).unwrap();
-        assert!(client.process_new_packets().unwrap().peer_has_closed());
-        client.send_close_notify();
-        assert!(matches!(session.open(&mut written(&mut client, b"")), Ok(Opened::Closed { .. })));
+        part(&mut session, &mut client);
     }
 }
 
