@@ -40,6 +40,8 @@ mod refusal;
 mod rights;
 #[path = "startup/sandbox.rs"]
 mod sandbox;
+#[path = "startup/secure_stream.rs"]
+mod secure_stream;
 #[path = "startup/stdio.rs"]
 mod stdio;
 #[cfg(target_arch = "x86_64")]

@@ -1,11 +1,7 @@
 //! Handshakes and records of anybody, for fuzzing: whatever comes, whole and in pieces it comes to the same.
 
-use std::sync::{Arc, LazyLock};
-use std::time::Duration;
-
-use super::acceptor::{TlsAcceptor, TlsMaterial};
-use super::arbitrary_talk::use_talk;
-use super::handshake::{TlsHandshake, TlsStep};
+use super::arbitrary_talk::{Sides, use_talk};
+use super::handshake::TlsStep;
 use super::record::error::RecordError;
 use super::record::header::RECORD_HEADER_BYTES;
 use super::record::key_block::KeyBlock;
@@ -21,32 +17,38 @@ const LONGEST_INSIDE: usize = (1 << 14) + 300;
 /// Of each version.
 const KEYS: [fn() -> TrafficKey; 2] = [key, key_12];
 
-/// Uses `data` as what a client sends. The first byte says whether as a handshake or as records, and how long
-/// the pieces are; or what happens to bytes on their way between two sides that keep to the rules.
+/// Uses `data` as what a peer sends. The first byte says whether as a handshake with a server or with a
+/// client, or as records, and how long the pieces are; or what happens to bytes on their way between two
+/// sides that keep to the rules.
 pub fn use_arbitrary(data: &[u8]) {
     let Some((&how, data)) = data.split_first() else { return };
-    let piece = usize::from(how >> 2) + 1;
-    match how & 3 {
+    let piece = usize::from(how >> 3) + 1;
+    let sides = Sides::of(how & 4 != 0);
+    match how & 7 {
         0 => {
-            let whole = handshake(data, usize::MAX);
-            assert_eq!(whole, handshake(data, piece));
+            // A kept input may know the key; its answer is made of random numbers, and of one length.
+            let (whole, pieces) = (handshake(sides, data, usize::MAX), handshake(sides, data, piece));
+            assert_eq!((whole.0.len(), &whole.1), (pieces.0.len(), &pieces.1));
             assert!(whole.0.len() < 1000, "an answer of {} bytes", whole.0.len());
         }
+        // Signatures are not of one length.
+        4 => assert_eq!(handshake(sides, data, usize::MAX).1, handshake(sides, data, piece).1),
         1 => KEYS.into_iter().for_each(|key| records(data, piece, key)),
-        3 => use_talk(data),
         // No mutation makes a tag, so the insides of records are what is fuzzed: each has a length before it.
-        _ => KEYS.into_iter().for_each(|key| records(&sealed(data, key()), piece, key)),
+        2 => KEYS.into_iter().for_each(|key| records(&sealed(data, key()), piece, key)),
+        3 | 7 => use_talk(sides, data),
+        // With a shared key, and with certificates.
+        5 | 6 => {
+            let sides = Sides::of(how & 7 == 6);
+            assert_eq!(connected(sides, data, usize::MAX), connected(sides, data, piece));
+        }
+        _ => unreachable!("three bits"),
     }
 }
 
-/// What a server with shared keys answered, and how it ended.
-fn handshake(data: &[u8], piece: usize) -> (Vec<u8>, Option<String>) {
-    static ACCEPTOR: LazyLock<Arc<TlsAcceptor>> = LazyLock::new(|| {
-        let shared_keys = Some(&b"vm1:000102030405060708090a0b0c0d0e0f"[..]);
-        let material = TlsMaterial { shared_keys, ..TlsMaterial::default() };
-        Arc::new(TlsAcceptor::new(&material).expect("the key is one"))
-    });
-    let mut handshake = TlsHandshake::new(Arc::clone(&ACCEPTOR), Duration::ZERO);
+/// What a server answered, and how it ended.
+fn handshake(sides: &Sides, data: &[u8], piece: usize) -> (Vec<u8>, Option<String>) {
+    let mut handshake = sides.accept();
     let mut output = Vec::new();
     for mut input in data.chunks(piece) {
         loop {
@@ -61,6 +63,23 @@ fn handshake(data: &[u8], piece: usize) -> (Vec<u8>, Option<String>) {
         }
     }
     (output, None)
+}
+
+/// How a client ended whose server says this.
+fn connected(sides: &Sides, data: &[u8], piece: usize) -> Option<String> {
+    let mut handshake = sides.connect();
+    for mut input in data.chunks(piece) {
+        loop {
+            handshake.take_output();
+            match handshake.feed(&mut input) {
+                Ok(TlsStep::Need) => break,
+                Ok(TlsStep::Send | TlsStep::Heard) => {}
+                Ok(TlsStep::Done(_)) => panic!("a session without the key"),
+                Err(error) => return Some(error.to_string()),
+            }
+        }
+    }
+    None
 }
 
 fn key() -> TrafficKey {
@@ -144,6 +163,16 @@ mod tests {
         }
     }
 
+    /// The same with certificates on both sides, of every seventh byte: each of them is a pair of signatures.
+    #[test]
+    fn bytes_are_changed_beside_certificates() {
+        for place in (0..3000_u16).step_by(7) {
+            let [high, low] = place.to_be_bytes();
+            use_arbitrary(&[7, high, low, 1, (place % 2) as u8, 255, 0, 7]);
+        }
+        use_arbitrary(&[7, 0, 0, 0, 0, 5]);
+    }
+
     proptest! {
         #[test]
         fn nothing_is_too_odd(how in any::<u8>(), data in proptest::collection::vec(any::<u8>(), 0..300)) {
@@ -155,11 +184,12 @@ mod tests {
             use_arbitrary(&[&[3], &data[..]].concat());
             // Nothing is changed.
             use_arbitrary(&[&[3, 0, 0, 0, 0], &data[4..]].concat());
+            use_arbitrary(&[&[7, 0, 0, 0, 0], &data[4..]].concat());
         }
 
         #[test]
         fn odd_insides_in_a_row(
-            how in 0u8..64,
+            how in 0u8..32,
             insides in proptest::collection::vec(
                 prop_oneof![
                     Just(vec![24, 0, 0, 1, 1, 22]),
@@ -172,7 +202,7 @@ mod tests {
                 0..10,
             ),
         ) {
-            let mut data = vec![how << 2 | 2];
+            let mut data = vec![how << 3 | 2];
             for inside in insides {
                 data.extend((inside.len() as u16).to_be_bytes());
                 data.extend(inside);

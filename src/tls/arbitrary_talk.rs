@@ -5,13 +5,76 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use super::acceptor::{TlsAcceptor, TlsMaterial};
+use super::authority::{AuthorityOrder, make_authority};
 use super::client::TlsClientHandshake;
-use super::connector::TlsConnector;
+use super::connector::{ServerTrust, TlsConnector};
 use super::handshake::{TlsHandshake, TlsStep};
 use super::record::receive::Opened;
 use super::session::TlsSession;
+use super::version::TlsVersion;
 
 const KEYS: &[u8] = b"vm1:000102030405060708090a0b0c0d0e0f";
+
+/// When certificates are made: in 2023.
+const MADE: Duration = Duration::from_secs(1_700_000_000);
+
+/// What two sides have that trust each other, and the time of their handshakes.
+pub(super) struct Sides {
+    pub(super) acceptor: Arc<TlsAcceptor>,
+    pub(super) connector: TlsConnector,
+    pub(super) now: Duration,
+}
+
+impl Sides {
+    /// With a certificate of each, or with a shared key.
+    pub(super) fn of(with_certificates: bool) -> &'static Self {
+        static SHARED_KEY: LazyLock<Sides> = LazyLock::new(Sides::with_shared_key);
+        static CERTIFICATES: LazyLock<Sides> = LazyLock::new(Sides::with_certificates);
+        if with_certificates { &CERTIFICATES } else { &SHARED_KEY }
+    }
+
+    fn with_shared_key() -> Self {
+        let material = TlsMaterial { shared_keys: Some(KEYS), ..TlsMaterial::default() };
+        let connector = TlsConnector::with_shared_key(KEYS, None).expect("the key is one");
+        Self { acceptor: acceptor(&material), connector, now: Duration::ZERO }
+    }
+
+    fn with_certificates() -> Self {
+        let server = ["localhost".to_owned()];
+        let order = AuthorityOrder { server: &server, client: "vm1", now: MADE, days: 30 };
+        let made = make_authority(&order).expect("the names are good");
+        let file = |name: &str| {
+            let file = made.iter().find(|file| file.name == name);
+            &file.expect("all files are made").contents[..]
+        };
+        let authorities = file("ca-cert.pem");
+        let material = TlsMaterial {
+            certificate: Some((file("server-cert.pem"), file("server-key.pem"))),
+            client_authorities: Some(authorities),
+            certificate_is_required: true,
+            ..TlsMaterial::default()
+        };
+        let trust = ServerTrust::Authorities { authorities, are_of_system: false, revoked: None };
+        let own = Some((file("client-cert.pem"), file("client-key.pem")));
+        let connector = TlsConnector::with_certificates(trust, own, TlsVersion::Tls13);
+        let connector = connector.expect("the files are good");
+        Self { acceptor: acceptor(&material), connector, now: MADE + Duration::from_secs(3600) }
+    }
+
+    /// The client's side of a handshake.
+    pub(super) fn connect(&self) -> TlsClientHandshake {
+        TlsClientHandshake::new(&self.connector, "localhost", self.now).expect("it begins")
+    }
+
+    /// The server's.
+    pub(super) fn accept(&self) -> TlsHandshake {
+        TlsHandshake::new(Arc::clone(&self.acceptor), self.now)
+    }
+}
+
+fn acceptor(material: &TlsMaterial<'_>) -> Arc<TlsAcceptor> {
+    Arc::new(TlsAcceptor::new(material).expect("the material is good"))
+}
 
 /// Bytes on their way to one side: they come in pieces, and one of them may be changed.
 #[derive(Default)]
@@ -48,28 +111,21 @@ impl OnTheWay<'_> {
 }
 
 /// Uses `data`: where a byte is changed and how, then the lengths of pieces, which are also what is said.
-pub(super) fn use_talk(data: &[u8]) {
+pub(super) fn use_talk(sides: &Sides, data: &[u8]) {
     let Some((&[high, low, mask, side], pieces)) = data.split_first_chunk::<4>() else { return };
     let mut ways = [(); 2].map(|()| OnTheWay { pieces, ..OnTheWay::default() });
     let change = (usize::from(u16::from_be_bytes([high, low])), mask);
     let way = &mut ways[usize::from(side & 1)];
     (way.change, way.is_disturbed) = ((mask != 0).then_some(change), mask != 0);
-    match shake_hands(&mut ways) {
+    match shake_hands(sides, &mut ways) {
         Some((client, server)) => talk(client, server, &mut ways, pieces),
         None => assert!(mask != 0, "a handshake fails that nobody disturbed"),
     }
 }
 
 /// The sessions of client and server; none if one of them refused.
-fn shake_hands(ways: &mut [OnTheWay<'_>; 2]) -> Option<(TlsSession, TlsSession)> {
-    static ACCEPTOR: LazyLock<Arc<TlsAcceptor>> = LazyLock::new(|| {
-        let material = TlsMaterial { shared_keys: Some(KEYS), ..TlsMaterial::default() };
-        Arc::new(TlsAcceptor::new(&material).expect("the key is one"))
-    });
-    static CONNECTOR: LazyLock<TlsConnector> =
-        LazyLock::new(|| TlsConnector::with_shared_key(KEYS, None).expect("the key is one"));
-    let mut client = TlsClientHandshake::new(&CONNECTOR, "localhost", Duration::ZERO).expect("it begins");
-    let mut server = TlsHandshake::new(Arc::clone(&ACCEPTOR), Duration::ZERO);
+fn shake_hands(sides: &Sides, ways: &mut [OnTheWay<'_>; 2]) -> Option<(TlsSession, TlsSession)> {
+    let (mut client, mut server) = (sides.connect(), sides.accept());
     let [to_server, to_client] = ways;
     let (mut of_client, mut of_server) = (None, None);
     loop {

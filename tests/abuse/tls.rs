@@ -2,16 +2,20 @@
 //!
 //!     RINGNBD_TLS_HANDSHAKES=10000 cargo test --test abuse tls -- --nocapture      as many as there are descriptors for
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use ringnbd::internal::tls::rustls::ClientConnection;
+use ringnbd::internal::tls::rustls::version::{TLS12, TLS13};
+use ringnbd::internal::tls::rustls::{self, ClientConnection};
 
+use crate::good::{REGION, SEED};
 use crate::siege::Siege;
-use crate::support::raw::{Connection, Mode};
-use crate::support::tls::{client, start_tls, write_files};
+use crate::support::image::pattern;
+use crate::support::raw::{Connection, Mode, Request};
+use crate::support::tls::{client, start_tls, start_tls_speaking, write_files};
 use crate::support::wire::*;
 use crate::support::{PATIENCE, wait_until};
 
@@ -240,6 +244,11 @@ fn break_one(siege: &Siege, dir: &Path, dice: &mut Dice) {
         }
         let _closed = socket.write_all(&spoiled(records(&second), dice));
     }
+    let _rest = until_the_end(socket);
+}
+
+/// Says that no more comes, and gives what the server says up to the end of the connection.
+fn until_the_end(mut socket: UnixStream) -> Vec<u8> {
     let _closed = socket.shutdown(Shutdown::Write);
     let mut rest = Vec::new();
     let ended = socket.read_to_end(&mut rest);
@@ -248,6 +257,16 @@ fn break_one(siege: &Siege, dir: &Path, dice: &mut Dice) {
         ended.as_ref().is_ok() || ended.as_ref().is_err_and(is_reset),
         "the server did not close it: {ended:?}"
     );
+    rest
+}
+
+fn seed() -> u64 {
+    let seed = std::env::var("RINGNBD_SEED").map_or_else(
+        |_| std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64 | 1,
+        |seed| seed.parse().expect("a number"),
+    );
+    println!("RINGNBD_SEED={seed}");
+    seed
 }
 
 /// Truncated, changed, repeated, empty, oversized, interleaved records, of wrong types, plain text, in either flight: each ends its
@@ -255,11 +274,7 @@ fn break_one(siege: &Siege, dir: &Path, dice: &mut Dice) {
 #[test]
 fn handshakes_that_break_the_rules() {
     const MANY: u64 = 400;
-    let seed = std::env::var("RINGNBD_SEED").map_or_else(
-        |_| std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos() as u64 | 1,
-        |seed| seed.parse().expect("a number"),
-    );
-    println!("RINGNBD_SEED={seed}");
+    let seed = seed();
     let (mut siege, dir) = lay(&["--handshake-timeout", "20s"]);
     siege.endure(&format!("{MANY} handshakes of TLS that break its rules"), |siege| {
         let mut dice = Dice(seed);
@@ -287,4 +302,100 @@ fn handshakes_that_break_the_rules() {
     assert!(of("not_tls") > 0 && of("malformed") > 0, "{counts:?}");
     assert_eq!((of("internal"), of("timed_out")), (0, 0), "none is a fault of ours, and none hangs");
     assert!(failures(&siege) > MANY / 2, "{counts:?}");
+}
+
+/// What is done to records behind the handshake; `foreign` is one of another connection.
+fn spoiled_requests(mut flight: Vec<Vec<u8>>, foreign: Vec<u8>, dice: &mut Dice) -> Vec<u8> {
+    let at = dice.throw(flight.len());
+    match dice.throw(5) {
+        0 => flight.rotate_left(at),
+        1 => drop(flight.remove(at)),
+        2 => flight.insert(at, foreign),
+        _ => return spoiled(flight, dice),
+    }
+    flight.concat()
+}
+
+/// Bytes of each read.
+const READ: u64 = 4096;
+
+/// Asks for some reads behind a handshake, and spoils the records of that. Every answer is one to a request that was sent, and none
+/// comes twice.
+fn break_records(siege: &Siege, dir: &Path, dice: &mut Dice, foreign: &mut Vec<u8>) {
+    let mut socket = UnixStream::connect(siege.server.socket()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.set_write_timeout(Some(PATIENCE)).unwrap();
+    socket.read_exact(&mut [0; 18]).unwrap();
+    let version = [&TLS12, &TLS13][dice.throw(2)];
+    let mut tls = start_tls_speaking(&mut socket, &MODERN.to_be_bytes(), dir, version).unwrap();
+    let mut stream = rustls::Stream::new(&mut tls, &mut socket);
+    stream.write_all(&option(NBD_OPT_EXPORT_NAME, b"")).unwrap();
+    stream.read_exact(&mut [0; 10]).unwrap();
+    let mut flight = Vec::new();
+    for number in 0..1 + dice.throw(6) as u64 {
+        let request = Request::read(number * READ, READ).cookie(number);
+        tls.writer().write_all(&request.encode(Mode::Simple)).unwrap();
+        let mut record = Vec::new();
+        while tls.wants_write() {
+            tls.write_tls(&mut record).unwrap();
+        }
+        flight.push(record);
+    }
+    let last = flight.last().expect("there is one").clone();
+    let sent = spoiled_requests(flight, std::mem::replace(foreign, last), dice);
+    // The server may have closed it already.
+    let _closed = socket.write_all(&sent);
+    let received = until_the_end(socket);
+    let (mut rest, mut answers) = (&received[..], Vec::new());
+    while !rest.is_empty() {
+        tls.read_tls(&mut rest).unwrap();
+        let state = tls.process_new_packets();
+        // What came before an alert is there too.
+        let _more_to_come = tls.reader().read_to_end(&mut answers);
+        match state {
+            Ok(_) => {}
+            Err(rustls::Error::AlertReceived(_)) => break,
+            Err(error) => panic!("{version:?}: {error}"),
+        }
+    }
+    expect_reads(&answers);
+}
+
+#[track_caller]
+fn expect_reads(answers: &[u8]) {
+    let disk = pattern(SEED, 0, REGION as usize);
+    let mut seen = BTreeSet::new();
+    for answer in answers.chunks(16 + READ as usize) {
+        assert_eq!(
+            (answer.len(), be32(answer, 0)),
+            (16 + READ as usize, NBD_SIMPLE_REPLY_MAGIC),
+            "a whole answer"
+        );
+        let number = u64::from_be_bytes(answer[8..16].try_into().unwrap());
+        assert!(be32(answer, 4) == 0 && seen.insert(number), "the answer to {number}: {answer:?}");
+        let data = &disk[(number * READ) as usize..][..READ as usize];
+        assert!(&answer[16..] == data, "the data of {number}");
+    }
+}
+
+/// The same behind the handshake, of TLS 1.3 and 1.2: also in another order, left out, and of another connection.
+#[test]
+fn records_that_break_the_rules() {
+    const MANY: u64 = 400;
+    let seed = seed();
+    let (mut siege, dir) = lay(&["--tls-min-version", "1.2"]);
+    siege.endure(&format!("{MANY} sessions of TLS that break its rules"), |siege| {
+        let (mut dice, mut foreign) = (Dice(seed), record(DATA, &[1; 60]));
+        for _ in 0..MANY {
+            break_records(siege, dir.path(), &mut dice, &mut foreign);
+        }
+        expect_service(siege, dir.path());
+    });
+    let errors = siege.metric("ringnbd_tls_record_errors_total");
+    println!("-- {errors} of them were told");
+    assert!(errors > MANY / 2, "{errors}");
+    for version in ["1.2", "1.3"] {
+        let sessions = siege.metric(&format!("ringnbd_tls_sessions_total{{version=\"{version}\""));
+        assert!(sessions > MANY / 4, "{sessions} of {version}");
+    }
 }

@@ -30,6 +30,14 @@ enum Whose {
     Ringnbd,
     QemuNbd,
     Nbdkit,
+    /// It speaks TLS 1.2 and nothing later.
+    OldQemuNbd,
+}
+
+impl Whose {
+    fn is_old(self) -> bool {
+        self == Self::OldQemuNbd
+    }
 }
 
 /// Keeps servers running.
@@ -53,6 +61,7 @@ struct Secured {
     files: TempDir,
     socket: PathBuf,
     port: u16,
+    is_old: bool,
     _running: Running,
 }
 
@@ -68,7 +77,8 @@ impl Secured {
             let options = Options::new().export(export).tcp("127.0.0.1:0");
             let server = options.args(["--tls".to_owned(), directory, "--admin".to_owned(), admin]).start();
             let (socket, port) = (server.socket(), port_of(&server));
-            return Some(Self { image, files, socket, port, _running: Running::Ours(server) });
+            let _running = Running::Ours(server);
+            return Some(Self { image, files, socket, port, is_old: false, _running });
         }
         let socket = files.path().join("s");
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -81,16 +91,20 @@ impl Secured {
             };
             daemons.push(Daemon::start(command, is_ready));
         }
-        Some(Self { image, files, socket, port, _running: Running::Peers(daemons) })
+        let _running = Running::Peers(daemons);
+        Some(Self { image, files, socket, port, is_old: whose.is_old(), _running })
     }
 
     /// Over a unix socket, and over TCP.
     fn uris(&self, with: With) -> [String; 2] {
         let (socket, directory) = (self.socket.display(), self.files.path().display());
-        let (user, credentials) = match with {
+        let (user, mut credentials) = match with {
             With::Certificates => ("", format!("tls-certificates={directory}")),
             With::SharedKey => ("vm1@", format!("tls-psk-file={directory}/keys.psk")),
         };
+        if self.is_old {
+            credentials += "&tls-min-version=1.2";
+        }
         [
             format!("nbds+unix://{user}/?socket={socket}&{credentials}"),
             format!("nbds://{user}127.0.0.1:{}/?{credentials}", self.port),
@@ -113,14 +127,17 @@ fn command(
     socket: &Path,
 ) -> Option<std::process::Command> {
     let (files, port_text) = (files.display(), port.unwrap_or_default().to_string());
-    if whose == Whose::QemuNbd {
+    if matches!(whose, Whose::QemuNbd | Whose::OldQemuNbd) {
         let mut command = peers::command("qemu-nbd")?;
-        let object = match with {
+        let mut object = match with {
             With::Certificates => {
                 format!("tls-creds-x509,id=tls0,endpoint=server,dir={files},verify-peer=on")
             }
             With::SharedKey => format!("tls-creds-psk,id=tls0,endpoint=server,dir={files}"),
         };
+        if whose.is_old() {
+            object += ",priority=NORMAL:-VERS-ALL:+VERS-TLS1.2";
+        }
         command.args(["--persistent", "--shared=8", "--format=raw", "--export-name=", "--object", &object]);
         command.args(["--tls-creds", "tls0"]);
         match port {
@@ -146,9 +163,13 @@ fn command(
     Some(command)
 }
 
-/// Asks, reads, writes and maps over each transport.
+/// Asks, reads, writes, maps, copies and measures over each transport.
 fn talk(whose: Whose, with: With) -> Option<()> {
     let served = Secured::serve(whose, with)?;
+    if whose.is_old() {
+        let [uri, _] = served.uris(with).map(|uri| uri.replace("&tls-min-version=1.2", ""));
+        assert_told(&uri, "no secure connection");
+    }
     for (uri, seed) in served.uris(with).iter().zip(500..) {
         let info = json_of(&["info", "--json", uri]);
         assert_eq!(info["size"], SIZE, "{info}");
@@ -166,8 +187,23 @@ fn talk(whose: Whose, with: With) -> Option<()> {
         let results: Value = serde_json::from_str(&ringnbd(&run.split_whitespace().collect::<Vec<_>>()).ok())
             .expect("the results are JSON");
         assert_eq!(results["total"]["operations"], 2000, "{results}");
+        copy_both_ways(&served, uri, seed + 100);
     }
     Some(())
+}
+
+/// The whole disk to a file, and another one back.
+fn copy_both_ways(served: &Secured, uri: &str, seed: u64) {
+    let file = served.files.path().join("copy.img");
+    let copy = |source: &str, target: &str| {
+        ringnbd(&["copy", "--quiet", "--verify", source, target]).ok();
+    };
+    copy(uri, file.to_str().expect("a path in UTF-8"));
+    assert!(std::fs::read(&file).unwrap() == served.image.read(0, SIZE as usize), "what was copied out");
+    let data = pattern(seed, 0, SIZE as usize);
+    std::fs::write(&file, &data).unwrap();
+    copy(file.to_str().expect("a path in UTF-8"), uri);
+    assert!(served.image.read(0, SIZE as usize) == data, "what was copied in");
 }
 
 #[test]
@@ -198,6 +234,11 @@ fn nbdkit_with_certificates() {
 #[test]
 fn nbdkit_with_a_shared_key() {
     let _skipped = talk(Whose::Nbdkit, With::SharedKey);
+}
+
+#[test]
+fn qemu_nbd_with_tls_1_2() {
+    let _skipped = talk(Whose::OldQemuNbd, With::Certificates);
 }
 
 /// Small and large requests, many connections, and a new key after every 2^10 records of the client.

@@ -33,3 +33,8 @@ fn kept_layers_are_read_without_a_panic() {
 fn kept_messages_of_hand_overs_are_read_without_a_panic() {
     assert!(replay("handover", ringnbd::internal::control::read_arbitrary) > 10);
 }
+
+#[test]
+fn kept_handshakes_and_records_of_tls_are_read_without_a_panic() {
+    assert!(replay("tls", ringnbd::internal::tls::use_arbitrary) > 20);
+}

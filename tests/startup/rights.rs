@@ -5,11 +5,18 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use rustix::process::geteuid;
 use serde_json::Value;
 
+use ringnbd::internal::tls::rcgen::{
+    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType,
+};
+
+use crate::secure_stream::{Proof, Said, said_behind_tls};
 use crate::support::server::{Options, Server};
+use crate::support::tls::{KEYS, TestIssuer, write_files};
 use crate::support::wire::*;
 
 /// A socket of either kind.
@@ -33,8 +40,18 @@ impl Stream for TcpStream {
 /// A client, by what the server can know of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Client {
-    Unix { uid: u32, gid: u32 },
-    Tcp { from: &'static str },
+    Unix {
+        uid: u32,
+        gid: u32,
+    },
+    Tcp {
+        from: &'static str,
+    },
+    /// It encrypts.
+    Secure {
+        by: &'static Client,
+        proof: Proof,
+    },
 }
 
 const ALICE: u32 = 60_002;
@@ -43,7 +60,7 @@ const TEAM: u32 = 60_010;
 /// The kernel's user for those that have no number.
 const NOBODY: u32 = 65_534;
 
-const CLIENTS: [Client; 8] = [
+const CLIENTS: [Client; 13] = [
     Client::Unix { uid: 0, gid: 0 },
     Client::Unix { uid: ALICE, gid: ALICE },
     Client::Unix { uid: ALICE, gid: TEAM },
@@ -52,30 +69,72 @@ const CLIENTS: [Client; 8] = [
     Client::Tcp { from: "127.0.0.1" },
     Client::Tcp { from: "127.0.0.2" },
     Client::Tcp { from: "::1" },
+    Client::Secure { by: &Client::Tcp { from: "127.0.0.1" }, proof: Proof::Nothing },
+    Client::Secure { by: &Client::Tcp { from: "127.0.0.1" }, proof: Proof::Certificate("client") },
+    Client::Secure { by: &Client::Tcp { from: "127.0.0.2" }, proof: Proof::Certificate("other") },
+    Client::Secure { by: &Client::Tcp { from: "::1" }, proof: Proof::SharedKey("vm1") },
+    Client::Secure { by: &Client::Unix { uid: ALICE, gid: ALICE }, proof: Proof::SharedKey("vm2") },
 ];
 
 /// For each export: its rules, and what each client of [`CLIENTS`] may do. `w`: write; `r`: read; `-`: it is hidden. A capital letter, or
 /// `+` for `-`, says that it is in the list. Written by hand.
-const EXPORTS: [(&str, &str, &str); 11] = [
-    ("open", "", "WWWWWWWW"),
-    ("alice", "allow = \"uid=60002\"", "-WW-----"),
-    ("shown", "allow = \"uid=60002\"\nlisted = \"always\"", "+WW+++++"),
-    ("never", "listed = \"never\"", "wwwwwwww"),
-    ("writer", "write = [\"uid=60002 & gid=60010\", \"ip=127.0.0.2\"]", "RRWRRRWR"),
-    ("team", "allow = \"gid=60010\"\nwrite = \"uid=60003\"", "--RW----"),
-    ("both", "allow = \"uid=60002 & gid=60010\"", "--W-----"),
-    ("four", "allow = \"ip=127.0.0.0/8\"\nwrite = \"ip=127.0.0.1\"", "-----WR-"),
-    ("six", "allow = [\"ip=::1\", \"ip=127.0.0.2/32\"]", "------WW"),
-    ("closed", "allow = []", "--------"),
+const EXPORTS: [(&str, &str, &str); 21] = [
+    ("open", "", "WWWWWWWW WWWWW"),
+    ("alice", "allow = \"uid=60002\"", "-WW----- ----W"),
+    ("shown", "allow = \"uid=60002\"\nlisted = \"always\"", "+WW+++++ ++++W"),
+    ("never", "listed = \"never\"", "wwwwwwww wwwww"),
+    ("writer", "write = [\"uid=60002 & gid=60010\", \"ip=127.0.0.2\"]", "RRWRRRWR RRWRR"),
+    ("team", "allow = \"gid=60010\"\nwrite = \"uid=60003\"", "--RW---- -----"),
+    ("both", "allow = \"uid=60002 & gid=60010\"", "--W----- -----"),
+    ("four", "allow = \"ip=127.0.0.0/8\"\nwrite = \"ip=127.0.0.1\"", "-----WR- WWR--"),
+    ("six", "allow = [\"ip=::1\", \"ip=127.0.0.2/32\"]", "------WW --WW-"),
+    ("closed", "allow = []", "-------- -----"),
     // What no client here has.
-    ("secure", "allow = [\"cert.cn=a\", \"psk=a\", \"cert.dn=CN=a\", \"cert.san=dns:a\"]", "--------"),
+    ("secure", "allow = [\"cert.cn=a\", \"psk=a\", \"cert.dn=CN=a\", \"cert.san=dns:a\"]", "-------- -----"),
+    ("encrypted", "tls = \"required\"", "-------- WWWWW"),
+    ("cn", "allow = \"cert.cn=vm1\"", "-------- -W---"),
+    ("san", "allow = [\"cert.san=dns:VM1\", \"cert.san=uri:spiffe://x/vm2\"]", "-------- -WW--"),
+    ("dn", "allow = \"cert.dn=CN=vm2,O=x\"", "-------- --W--"),
+    ("key", "allow = [\"psk=vm1\", \"cert.cn=vm2\"]", "-------- --WW-"),
+    ("key-writes", "tls = \"required\"\nlisted = \"never\"\nwrite = \"psk=vm2\"", "-------- rrrrw"),
+    ("key-from-there", "allow = \"psk=vm1 & ip=::1\"", "-------- ---W-"),
+    ("key-from-elsewhere", "allow = \"psk=vm1 & ip=127.0.0.1\"", "-------- -----"),
+    ("key-of-alice", "allow = \"psk=vm2 & uid=60002\"", "-------- ----W"),
+    // Who does not encrypt is not told of it, whatever else is said.
+    ("told", "tls = \"required\"\nlisted = \"always\"\nallow = \"cert.cn=vm1\"", "-------- +W+++"),
 ];
 
-fn configuration() -> String {
+/// All exports, or those that do not ask for TLS.
+fn configuration(is_secure: bool) -> String {
     let export = |(name, rules, _): &(&str, &str, &str)| {
         format!("[[export]]\nname = \"{name}\"\nuri = \"mem:1M\"\n{rules}\n\n")
     };
-    EXPORTS.iter().map(export).collect()
+    let served = EXPORTS.iter().filter(|(_, rules, _)| is_secure || !rules.contains("tls = "));
+    let tls = if is_secure { "[tls]\ndirectory = \".\"\nmode = \"selective\"\n\n" } else { "" };
+    [tls.to_owned()].into_iter().chain(served.map(export)).collect()
+}
+
+/// What the clients of [`CLIENTS`] prove something with: `client` is vm1, and `other` is vm2.
+fn write_proofs(dir: &Path) {
+    let issuer = write_files(dir);
+    write_other(dir, &issuer);
+    let second = "ff".repeat(32);
+    std::fs::write(dir.join("keys.psk"), format!("{KEYS}vm2:{second}\n")).unwrap();
+}
+
+/// A certificate with a longer name of its own, and with another kind of name beside it.
+fn write_other(dir: &Path, issuer: &TestIssuer) {
+    let mut params = CertificateParams::new(Vec::new()).unwrap();
+    // One that is made with the parameters has a part already.
+    params.distinguished_name = DistinguishedName::new();
+    params.distinguished_name.push(DnType::OrganizationName, "x");
+    params.distinguished_name.push(DnType::CommonName, "vm2");
+    params.subject_alt_names = vec![SanType::URI("spiffe://x/vm2".try_into().unwrap())];
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    let key = KeyPair::generate().unwrap();
+    std::fs::write(dir.join("other-cert.pem"), params.signed_by(&key, issuer).unwrap().pem()).unwrap();
+    std::fs::write(dir.join("other-key.pem"), key.serialize_pem()).unwrap();
 }
 
 /// A server of all exports. Its unix socket is one that everybody may connect to.
@@ -85,7 +144,16 @@ fn serve(text: &str, arguments: &[&str]) -> (Server, String, tempfile::TempDir) 
 
 /// With a control socket.
 fn serve_operated(text: &str, arguments: &[&str], control: &str) -> (Server, String, tempfile::TempDir) {
-    let dir = tempfile::tempdir().unwrap();
+    serve_in(tempfile::tempdir().unwrap(), text, arguments, control)
+}
+
+/// With what else is in the directory of its configuration.
+fn serve_in(
+    dir: tempfile::TempDir,
+    text: &str,
+    arguments: &[&str],
+    control: &str,
+) -> (Server, String, tempfile::TempDir) {
     let path = dir.path().join("c.toml");
     std::fs::write(&path, text).unwrap();
     let name = format!("ringnbd-rights-{}-{}", std::process::id(), dir.path().display());
@@ -128,10 +196,22 @@ impl Client {
                 stream.set_read_timeout(patience).unwrap();
                 Box::new(stream)
             }
+            Self::Secure { by, .. } => by.connect(server, socket),
         }
     }
 
-    /// Sends options and nothing more, and gives all that comes behind the greeting.
+    /// Sends options and nothing more, and gives all that comes behind the greeting, or behind TLS. `dir`: where its proofs are.
+    fn said(self, server: &Server, socket: &str, dir: &Path, options: &[u8]) -> Said {
+        let Self::Secure { proof, .. } = self else {
+            return Said { data: self.bytes(server, socket, options), records: Vec::new() };
+        };
+        let mut stream = self.connect(server, socket);
+        stream.write_all(&MODERN.to_be_bytes()).unwrap();
+        stream.read_exact(&mut [0; 18]).unwrap();
+        said_behind_tls(&mut stream, (proof, dir), options)
+    }
+
+    /// The same of a client that does not encrypt.
     fn bytes(self, server: &Server, socket: &str, options: &[u8]) -> Vec<u8> {
         answers(self.connect(server, socket), options)
     }
@@ -224,32 +304,43 @@ fn granted(question: &str, may_write: bool) -> Vec<u8> {
     }
 }
 
+/// Identity by export by option: what is hidden answers as what is missing, and behind TLS in records of the same lengths.
 #[test]
 fn the_whole_table() {
     if !geteuid().is_root() {
         eprintln!("skipped: only root can be several users");
         return;
     }
-    let (server, socket, _dir) = serve(&configuration(), &[]);
+    let dir = tempfile::tempdir().unwrap();
+    write_proofs(dir.path());
+    let (server, socket, dir) = serve_in(dir, &configuration(true), &[], "off");
     for (column, client) in CLIENTS.into_iter().enumerate() {
-        let list = client.bytes(&server, &socket, &option(NBD_OPT_LIST, &[]));
+        let said = |options: &[u8]| client.said(&server, &socket, dir.path(), options);
+        let list = said(&option(NBD_OPT_LIST, &[])).data;
+        // By question and length of the name.
+        let mut answers_of_missing = BTreeMap::new();
         let mut expected = Vec::new();
         for (name, rules, table) in EXPORTS {
-            let right = table.as_bytes()[column] as char;
+            let right = table.chars().filter(|right| *right != ' ').nth(column).expect("a right of each");
             if right.is_ascii_uppercase() || right == '+' {
                 let data = [&(name.len() as u32).to_be_bytes(), name.as_bytes()].concat();
                 expected.extend(reply(NBD_OPT_LIST, NBD_REP_SERVER, &data));
             }
             let missing = questions(&"x".repeat(name.len()));
             for (question, options) in questions(name) {
-                let got = client.bytes(&server, &socket, &options);
-                let wanted = match right.to_ascii_lowercase() {
-                    '-' | '+' => client.bytes(&server, &socket, &missing[question]),
-                    right => granted(question, right == 'w'),
-                };
-                assert_eq!(got, wanted, "{client:?} asks for {name} ({rules}) with {question}");
+                let got = said(&options);
+                let what = format!("{client:?} asks for {name} ({rules}) with {question}");
                 let is_hidden = matches!(right, '-' | '+');
-                assert_eq!(is_hidden && question == "EXPORT_NAME", got.is_empty(), "{client:?} {name}");
+                match right.to_ascii_lowercase() {
+                    '-' | '+' => {
+                        let asked = (question, name.len());
+                        let of_missing =
+                            answers_of_missing.entry(asked).or_insert_with(|| said(&missing[question]));
+                        assert_eq!(&got, of_missing, "{what}");
+                    }
+                    right => assert_eq!(got.data, granted(question, right == 'w'), "{what}"),
+                }
+                assert_eq!(is_hidden && question == "EXPORT_NAME", got.data.is_empty(), "{what}");
             }
         }
         expected.extend(reply(NBD_OPT_LIST, NBD_REP_ACK, &[]));
@@ -259,7 +350,7 @@ fn the_whole_table() {
 
 #[test]
 fn who_may_not_write_is_refused_and_reads() {
-    let (server, socket, _dir) = serve(&configuration(), &[]);
+    let (server, socket, _dir) = serve(&configuration(false), &[]);
     let client = Client::Tcp { from: "127.0.0.2" };
     for (name, error) in [("four", 1u32), ("writer", 0)] {
         let mut stream = client.connect(&server, &socket);
@@ -284,7 +375,7 @@ fn who_may_not_write_is_refused_and_reads() {
 
 #[test]
 fn each_decision_is_a_line_and_no_client_drives_out_others() {
-    let (server, socket, _dir) = serve(&configuration(), &["--admin", "127.0.0.1:0"]);
+    let (server, socket, _dir) = serve(&configuration(false), &["--admin", "127.0.0.1:0"]);
     let client = Client::Tcp { from: "127.0.0.2" };
     let info = |name: &str| option(NBD_OPT_INFO, &info(name));
     let asked = [info("alice"), info("four"), info("six"), info("none"), option(NBD_OPT_LIST, &[])].concat();

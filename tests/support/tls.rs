@@ -91,7 +91,8 @@ pub(crate) fn start_tls(
     start_tls_speaking(server, flags, dir, &TLS13)
 }
 
-fn start_tls_speaking(
+/// The same with a version of TLS.
+pub(crate) fn start_tls_speaking(
     server: &mut UnixStream,
     flags: &[u8],
     dir: &Path,

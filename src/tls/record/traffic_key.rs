@@ -37,9 +37,12 @@ const BLOCK_BYTES: usize = 16;
 const RECORD_BLOCKS: u64 = (RECORD_DATA_BYTES / BLOCK_BYTES) as u64;
 /// Blocks that a key of TLS 1.2 makes with AES-GCM at most, which are those of 2^24 records of full length.
 ///
-/// What limits it is the number of blocks: 2^24.5 full records leave an attacker a chance of 2^-57 (RFC 8446,
-/// 5.5). RFC 9325, 4.4, has the sender begin another handshake before that. Here there is none within a
-/// session, so the session ends. Counted by records, that would be after three minutes of small reads.
+/// RFC 9325, 4.4, recommends a limit of 2^24.5 records for TLS 1.2 as for TLS 1.3 (RFC 8446, 5.5, which means
+/// full records), and another handshake before it. Here there is none within a session, so the session ends.
+/// What limits a key is the sum of records and their blocks: the chance of an attacker is below its square
+/// over 2^129 (draft-irtf-cfrg-aead-limits, 5.1), which is 2^-60 for 2^24.5 full records and 2^-61 for these.
+/// So blocks are counted, two more for each record. Reads of 4 KiB would reach the number of records after
+/// three minutes, with a quarter of the blocks.
 const MOST_BLOCKS: u64 = RECORD_BLOCKS << 24;
 /// Blocks that are made after that are a mistake of ours: what a client has asked for is far less.
 const SLACK_BLOCKS: u64 = RECORD_BLOCKS << 22;
