@@ -61,13 +61,11 @@ impl Shape {
         Self { geometry, base, is_sealed: random.chance(0.4), is_dirty: random.chance(0.5) }
     }
 
-    /// What the data of a layer has at first: whole blocks. Behind the end of the disk nobody has ever written.
+    /// What the data of a layer has at first: whole blocks, also where the end of the disk cuts the last one. A disk that was larger once
+    /// has left something behind its end.
     fn first_data(&self, size: u64, random: &mut Random) -> Vec<u8> {
         let length = size.next_multiple_of(u64::from(self.geometry.block_bytes)) as usize;
-        let mut data = if self.is_dirty { rubbish(length, random) } else { Vec::new() };
-        data.truncate(size as usize);
-        data.resize(length, 0);
-        data
+        if self.is_dirty { rubbish(length, random) } else { vec![0; length] }
     }
 }
 
@@ -129,6 +127,21 @@ pub(crate) fn growing(seed: u64) -> Result<Report, String> {
     (shape.base, shape.geometry.block_bytes) = (Some(32 << 10), 4096);
     let kinds = [Interruption::ProcessDeath, Interruption::PowerCut];
     plan.restarts = kinds.into_iter().map(|kind| cut(kind, &mut random)).collect();
+    run::run_plan(random, world, faults, plan)
+}
+
+/// The same while a client that knows the larger disk comes with each growth. Disks are a few blocks at first, and operations slow now and
+/// then: a WRITE_ZEROES up to the old end is under way when somebody else writes behind it. Nothing old lies there.
+pub(crate) fn growing_beside_zeroes(seed: u64) -> Result<Report, String> {
+    let mut random = Random::new(seed);
+    let faults = Faults { latency_ns: 2_000, slow: 0.2, ..Faults::none() };
+    let world = World::new(random.number(), faults.clone());
+    let mut plan = crowd(6, small_memory());
+    (plan.growths, plan.newcomers, plan.sessions) = (0.02, true, 30);
+    plan.disks[0].size = (4 << 10) + plan.disks[0].grain * random.between(1, 7);
+    make_image(&mut plan.disks[0], &mut random);
+    let shape = plan.disks[0].image.as_mut().expect("it is an image");
+    (shape.geometry.block_bytes, shape.is_dirty) = (4096, false);
     run::run_plan(random, world, faults, plan)
 }
 
@@ -250,6 +263,11 @@ fn an_image_grows_under_its_clients_and_keeps_what_they_wrote() {
     pass(growing, 1..=100);
 }
 
+#[test]
+fn what_is_zeroed_up_to_the_old_end_spares_what_is_written_behind_it() {
+    pass(growing_beside_zeroes, 1..=100);
+}
+
 /// What the catalogue says of an image. It survives everything.
 pub(crate) struct Row {
     pub(crate) image: SimulatedImage,
@@ -299,13 +317,16 @@ pub(crate) struct Image {
 
 /// What a layer has at first.
 struct Layer {
+    /// Bytes of the disk.
+    size: usize,
     data: Vec<u8>,
     blocks: Vec<SimulatedBlock>,
 }
 
 impl Layer {
     fn has(&mut self, block: usize, bytes: &[u8]) {
-        self.data[block * bytes.len()..][..bytes.len()].copy_from_slice(bytes);
+        let on_disk = bytes.len().min(self.size.saturating_sub(block * bytes.len()));
+        self.data[block * bytes.len()..][..on_disk].copy_from_slice(&bytes[..on_disk]);
         self.blocks[block] = SimulatedBlock::Data;
     }
 }
@@ -326,7 +347,11 @@ impl Image {
         let mut layers = Vec::new();
         for _ in 0..1 + usize::from(shape.is_sealed) {
             let data = shape.first_data(disk.size, random);
-            layers.push(Layer { data, blocks: vec![SimulatedBlock::Below; blocks] });
+            layers.push(Layer {
+                size: disk.size as usize,
+                data,
+                blocks: vec![SimulatedBlock::Below; blocks],
+            });
         }
         let mut base = shape.base.map(|size| rubbish(size as usize, random));
         for (index, bytes) in whole.chunks(block).enumerate() {
