@@ -28,6 +28,8 @@ pub(crate) struct Shape {
     is_sealed: bool,
     /// Where no layer has a block its data is not zeroes.
     is_dirty: bool,
+    /// Units that it grows by at most, one of these each time.
+    growths: [u64; 3],
 }
 
 impl Shape {
@@ -58,7 +60,13 @@ impl Shape {
             2 => Some(size + random.below(10_000)),
             _ => Some(size),
         };
-        Self { geometry, base, is_sealed: random.chance(0.4), is_dirty: random.chance(0.5) }
+        Self {
+            geometry,
+            base,
+            is_sealed: random.chance(0.4),
+            is_dirty: random.chance(0.5),
+            growths: [2, 16, 200],
+        }
     }
 
     /// What the data of a layer has at first: whole blocks, also where the end of the disk cuts the last one. A disk that was larger once
@@ -134,14 +142,14 @@ pub(crate) fn growing(seed: u64) -> Result<Report, String> {
 /// then: a WRITE_ZEROES up to the old end is under way when somebody else writes behind it. Nothing old lies there.
 pub(crate) fn growing_beside_zeroes(seed: u64) -> Result<Report, String> {
     let mut random = Random::new(seed);
-    let faults = Faults { latency_ns: 2_000, slow: 0.2, ..Faults::none() };
+    let faults = Faults { latency_ns: 20_000, slow: 0.1, ..Faults::none() };
     let world = World::new(random.number(), faults.clone());
     let mut plan = crowd(6, small_memory());
-    (plan.growths, plan.newcomers, plan.sessions) = (0.02, true, 30);
+    (plan.growths, plan.newcomers, plan.sessions) = (0.01, true, 12);
     plan.disks[0].size = (4 << 10) + plan.disks[0].grain * random.between(1, 7);
     make_image(&mut plan.disks[0], &mut random);
     let shape = plan.disks[0].image.as_mut().expect("it is an image");
-    (shape.geometry.block_bytes, shape.is_dirty) = (4096, false);
+    (shape.geometry.block_bytes, shape.is_dirty, shape.growths) = (4096, false, [1, 2, 3]);
     run::run_plan(random, world, faults, plan)
 }
 
@@ -260,12 +268,12 @@ fn c2_a_snapshot_is_there_as_a_whole_or_not() {
 
 #[test]
 fn an_image_grows_under_its_clients_and_keeps_what_they_wrote() {
-    pass(growing, 1..=100);
+    pass(growing, 1..=super::number("SEEDS").unwrap_or(100));
 }
 
 #[test]
 fn what_is_zeroed_up_to_the_old_end_spares_what_is_written_behind_it() {
-    pass(growing_beside_zeroes, 1..=100);
+    pass(growing_beside_zeroes, 1..=super::number("SEEDS").unwrap_or(40));
 }
 
 /// What the catalogue says of an image. It survives everything.
@@ -474,7 +482,7 @@ impl Medium for Image {
         if row.image.read_only || row.tentative.is_some() || room == 0 {
             return None;
         }
-        let most = self.random.pick(&[2, 16, 200]).min(room);
+        let most = self.random.pick(&self.shape.growths).min(room);
         let (head, size) = (row.image.layers[0], row.image.size + self.grain * self.random.between(1, most));
         world.lengthen(head.data, size.next_multiple_of(u64::from(self.shape.geometry.block_bytes)));
         row.image.size = size;
