@@ -142,6 +142,8 @@ mod switch {
         GrowthWithoutDrain,
         /// An image that becomes larger shows more of its base.
         BaseShownByGrowth,
+        /// An image that becomes larger shows what its data has behind the old end.
+        RestShownByGrowth,
         /// A head is sealed while writes to it are under way.
         SealWithoutDrain,
         /// The first image of a group goes on before the others are closed.

@@ -178,7 +178,8 @@ fn every_planted_bug_is_found() {
             | Canary::TrimRevealsBase
             | Canary::JournalBeforeData
             | Canary::FuaNeighbours => image::crowds,
-            Canary::GrowthWithoutDrain | Canary::BaseShownByGrowth => image::growing,
+            Canary::BaseShownByGrowth | Canary::RestShownByGrowth => image::growing,
+            Canary::GrowthWithoutDrain => image::growing_beside_zeroes,
             Canary::SealedOneByOne => image::groups,
             Canary::SealWithoutDrain | Canary::FlushBeforeCommit => image::snapshots,
             Canary::HeadBeforeCatalog | Canary::TentativeDropped => image::killed_snapshots,

@@ -7,11 +7,10 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use super::copy::MAP_BLOCK;
 use super::file_changes::{set_length, sync_all, sync_data, write_all_at};
 use super::map::{
-    BlockState, CheckpointStep, FileWrite, Geometry, LayerIdentity, LayerMap, LayerMapError, LeftLog,
-    LeftLogError, MapFront, NodeAddress, PendingLog, ShrinkStep,
+    BlockState, CheckpointStep, CutBlock, FileWrite, Geometry, LayerIdentity, LayerMap, LayerMapError,
+    LeftLog, LeftLogError, MapFront, NodeAddress, PendingLog, ShrinkStep,
 };
 use super::maps::LayerDescription;
 use super::open_store::now_s;
@@ -63,6 +62,12 @@ pub(crate) trait LayerMedium {
     fn left_log(&self, identity: &LayerIdentity) -> Option<FoundLog>;
 }
 
+/// The files of a head, whose size may change.
+pub(crate) trait HeadMedium: LayerMedium {
+    /// Writes zeroes to the data.
+    fn zero_data(&self, offset: u64, length: u64) -> io::Result<()>;
+}
+
 /// The real ones.
 #[derive(Clone, Copy)]
 pub(super) struct LayerPair<'a> {
@@ -93,6 +98,18 @@ impl LayerMedium for LayerPair<'_> {
             tracing::warn!(%error, "{NOT_LOOKED_FOR}");
             None
         })
+    }
+}
+
+impl HeadMedium for LayerPair<'_> {
+    fn zero_data(&self, offset: u64, length: u64) -> io::Result<()> {
+        write_all_at(self.data, &vec![0; length as usize], offset)
+    }
+}
+
+impl<F: HeadMedium> HeadMedium for &F {
+    fn zero_data(&self, offset: u64, length: u64) -> io::Result<()> {
+        (**self).zero_data(offset, length)
     }
 }
 
@@ -185,7 +202,7 @@ pub(crate) fn seal_head_map(files: &impl LayerMedium) -> Result<(), MapFileError
 #[cfg_attr(not(feature = "sim"), expect(dead_code, reason = "the simulation opens maps by it"))]
 pub(crate) fn grow_head_map(
     map: LayerMap,
-    files: &impl LayerMedium,
+    files: &impl HeadMedium,
     size: u64,
 ) -> Result<LayerMap, MapFileError> {
     let mut open = OpenMap { map, files };
@@ -355,8 +372,13 @@ impl<F: LayerMedium> OpenMap<F> {
             }
         }
     }
+}
 
+impl<F: HeadMedium> OpenMap<F> {
     fn resize(&mut self, size: u64) -> Result<(), MapFileError> {
+        if size > self.map.size() {
+            self.zero_behind_end()?;
+        }
         let mut from = 0;
         loop {
             match self.map.shrink_step(size, from) {
@@ -380,6 +402,19 @@ impl<F: LayerMedium> OpenMap<F> {
             Err(error) => Err(MapFileError::NotNow(error.to_string())),
         }
     }
+
+    /// What the data has behind the end of the disk is going to be seen, and may be old.
+    fn zero_behind_end(&mut self) -> Result<(), MapFileError> {
+        let Some(CutBlock { block, end, rest }) = self.map.cut_block() else { return Ok(()) };
+        while let Some(node) = self.map.missing(block, 1) {
+            self.load(node)?;
+        }
+        let is_data = self.map.uniform(block, 1) == Some(Some(BlockState::Data));
+        if is_data && !canary!(RestShownByGrowth) {
+            self.files.zero_data(end, rest)?;
+        }
+        Ok(())
+    }
 }
 
 impl OpenMap<LayerPair<'_>> {
@@ -387,11 +422,6 @@ impl OpenMap<LayerPair<'_>> {
     pub(super) fn change_size(&mut self, size: u64) -> Result<(), MapFileError> {
         if self.map.size() == size {
             return Ok(());
-        }
-        // The rest of a last block would show again when the disk grows.
-        let end = size.next_multiple_of(MAP_BLOCK).min(self.map.size());
-        if end > size {
-            write_all_at(self.files.data, &vec![0; (end - size) as usize], size)?;
         }
         self.resize(size)?;
         self.checkpoint()

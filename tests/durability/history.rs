@@ -81,11 +81,26 @@ impl History {
 
     /// Looks at a disk as a power cut between two moments may have left it.
     pub(crate) fn check(&self, disk: &[u8], from: u64, to: u64) -> Result<(), String> {
+        self.check_by(|past| past.sure <= from, disk, from, to)
+    }
+
+    /// Looks at a snapshot that began after the first moment and had ended at the second: it has all that was answered before.
+    pub(crate) fn check_snapshot(&self, disk: &[u8], from: u64, to: u64) -> Result<(), String> {
+        self.check_by(|past| past.answered <= from, disk, from, to)
+    }
+
+    fn check_by(
+        &self,
+        is_sure: impl Fn(&Past) -> bool,
+        disk: &[u8],
+        from: u64,
+        to: u64,
+    ) -> Result<(), String> {
         assert!(disk.len() >= self.sectors.len() * SECTOR, "the disk has its size");
         let mut wrong = Vec::new();
         for (index, (sector, bytes)) in self.sectors.iter().zip(disk.chunks(SECTOR)).enumerate() {
             let found = content::written_by(self.seed, index as u64, bytes);
-            if !found.as_ref().is_ok_and(|found| self.may_hold(sector, *found, from, to)) {
+            if !found.as_ref().is_ok_and(|found| self.may_hold(sector, *found, &is_sure, to)) {
                 let known: Vec<_> =
                     sector.iter().map(|number| (number, &self.requests[*number as usize])).collect();
                 wrong.push(format!(
@@ -101,10 +116,10 @@ impl History {
         }
     }
 
-    fn may_hold(&self, sector: &[u32], found: u64, from: u64, to: u64) -> bool {
+    fn may_hold(&self, sector: &[u32], found: u64, is_sure: impl Fn(&Past) -> bool, to: u64) -> bool {
         let all = || sector.iter().map(|number| (u64::from(*number), self.requests[*number as usize]));
         // What was answered before the newest sure one was sent is gone.
-        let sure = all().filter(|(_, past)| past.effect != Effect::Trimmed && past.sure <= from);
+        let sure = all().filter(|(_, past)| past.effect != Effect::Trimmed && is_sure(past));
         let newest = sure.map(|(_, past)| past.submitted).max().unwrap_or(0);
         let holds = |number: u64, past: Past| if past.effect == Effect::Written { number } else { ZEROES };
         all().any(|(number, past)| {
@@ -138,4 +153,8 @@ fn what_is_sure_survives_a_power_cut() {
     let c = write(&mut history, true);
     let now = history.moment();
     assert!(!holds(&history, a, now) && !holds(&history, b, now) && holds(&history, c, now));
+    let d = write(&mut history, false);
+    let now = history.moment();
+    let snapshot = |number: u64| history.check_snapshot(&content::written(1, number, 0, 1), now, now).is_ok();
+    assert!(holds(&history, c, now) && !snapshot(c) && snapshot(d), "it was answered before the snapshot");
 }

@@ -15,7 +15,12 @@ use crate::support::raw::Connection;
 /// How long it may take until it serves, and until it answers.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What the guest does: it serves a device, two files and a clone of an image, and puts marks into both logs until it is told to end.
+/// After so many marks a snapshot is removed.
+pub(crate) const KEPT: usize = 8;
+
+/// What the guest does: it serves a device, two files, a clone of an image and an overlay, and puts marks into both logs until it is told
+/// to end. Behind every second mark it takes a snapshot of the clone. One that is given up because changes do not end in time, as they may
+/// not in an emulated guest, is tried again.
 const SCRIPT: &str = "
 ip link set lo up; ip link set eth0 up && ip address add 10.0.2.15/24 dev eth0
 exec 3<>/dev/ttyS1; stty -F /dev/ttyS1 raw -echo
@@ -32,13 +37,23 @@ store image snapshot /mnt/store/golden@v1
 store image clone /mnt/store/golden@v1 /mnt/store/vm
 ulimit -n 1024
 /bin/SERVER serve --shards 1 --memory 48M --unpinned --tcp 0.0.0.0:10809 --pidfile /pid raw=file:/dev/mapper/raw?direct=true \\
-  buffered=file:/mnt/buffered.img direct=file:/mnt/direct.img?direct=true image=store:/mnt/store/vm &
+  --control unix:/control buffered=file:/mnt/buffered.img direct=file:/mnt/direct.img?direct=true image=store:/mnt/store/vm \\
+  'overlay=overlay:/mnt/over.d?base=/mnt/golden.raw' &
 while [ ! -s /pid ]; do sleep 0.1; done
 echo serving >&3
+snapshot() {
+  for try in 1 2 3 4 5; do /bin/SERVER image snapshot /mnt/store/vm@s$1 && return; done
+  false
+}
 while read -r command label <&3; do
   [ \"$command\" = mark ] || break
   dm message raw 0 mark $label; dm message files 0 mark $label
-  echo marked $label >&3
+  answer=\"marked $label\"
+  if [ $((label % 2)) = 1 ]; then
+    snapshot $label && answer=\"$answer and taken\"
+    [ $label -lt KEPT ] || /bin/SERVER image rm /mnt/store/vm@s$((label - KEPT)) || echo guest: nothing to remove
+  fi
+  echo $answer >&3
 done
 echo guest: done
 poweroff -f
@@ -58,12 +73,13 @@ pub(crate) struct Line {
     port: u16,
 }
 
-/// A guest for these disks, and the line to it. Each export has `size` bytes.
-pub(crate) fn machine(disks: &Disks, size: u64) -> (Guest, Line) {
+/// A guest for these disks, which has so much time, and the line to it. Each export has `size` bytes.
+pub(crate) fn machine(disks: &Disks, size: u64, deadline: Duration) -> (Guest, Line) {
     let server =
         std::env::var("RINGNBD_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_ringnbd").into());
     let name = Path::new(&server).file_name().expect("a program").to_str().expect("a UTF-8 name").to_owned();
     let script = SCRIPT.replace("SIZE", &size.to_string()).replace("SERVER", &name);
+    let script = script.replace("KEPT", &KEPT.to_string());
     // Not beside the images: the path of a socket holds 107 bytes at most.
     let directory = tempfile::Builder::new().prefix("ringnbd").tempdir().expect("make a directory");
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("find a free port");
@@ -74,6 +90,7 @@ pub(crate) fn machine(disks: &Disks, size: u64) -> (Guest, Line) {
         .program("usr/sbin/dmsetup")
         .program(&server)
         .memory(512)
+        .deadline(deadline)
         .reachable(port, 10809)
         .control(&directory.path().join("control"));
     for image in [&disks.raw, &disks.raw_log, &disks.files, &disks.files_log] {
@@ -105,15 +122,14 @@ impl Machine {
         };
         stream.set_read_timeout(Some(PATIENCE)).expect("set a timeout");
         let mut machine = Self { port: line.port, answers: BufReader::new(stream) };
-        machine.expect("serving");
+        assert_eq!(machine.answer(), "serving", "what the guest says");
         Some(machine)
     }
 
-    #[track_caller]
-    fn expect(&mut self, answer: &str) {
+    fn answer(&mut self) -> String {
         let mut line = String::new();
         self.answers.read_line(&mut line).expect("the guest answers");
-        assert_eq!(line.trim(), answer, "what the guest says");
+        line.trim().to_owned()
     }
 
     /// A connection to the server in it.
@@ -124,10 +140,16 @@ impl Machine {
         client
     }
 
-    /// Puts a mark into both logs.
-    pub(crate) fn mark(&mut self, label: usize) {
+    /// Puts a mark into both logs. Whether a snapshot was taken then, which has the name `s` and the mark's.
+    pub(crate) fn mark(&mut self, label: usize) -> bool {
         writeln!(self.answers.get_mut(), "mark {label}").expect("tell the guest");
-        self.expect(&format!("marked {label}"));
+        let answer = self.answer();
+        let rest = answer.strip_prefix(&format!("marked {label}"));
+        match rest {
+            Some("") => false,
+            Some(" and taken") => true,
+            _ => panic!("the guest says {answer:?} to mark {label}"),
+        }
     }
 }
 

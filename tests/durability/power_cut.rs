@@ -6,12 +6,13 @@ use std::os::unix::fs::FileExt;
 use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::block_log::{self, Entry, Fate};
 use super::content::{self, Dice, SECTOR};
 use super::history::History;
 use super::load::{Received, receive, take_reply};
-use super::machine::{Disks, Line, Machine, machine};
+use super::machine::{Disks, KEPT, Line, Machine, machine};
 use super::model::Effect;
 use crate::guest::Guest;
 use crate::peers;
@@ -21,17 +22,22 @@ use crate::support::server::Options;
 use crate::support::wait_until;
 use crate::support::wire::*;
 
-/// The exports: a device, and on one file system two files and an image, which is a clone.
-const EXPORTS: [&str; 4] = ["raw", "buffered", "direct", "image"];
+/// The exports: a device, and on one file system two files, an image, which is a clone, and an overlay.
+const EXPORTS: [&str; 5] = ["raw", "buffered", "direct", "image", "overlay"];
 const IMAGE: usize = 3;
+const OVERLAY: usize = 4;
 /// Bytes of each.
 const SIZE: u64 = MIB;
 /// Bytes of the file system.
-const FILE_SYSTEM: u64 = 48 * MIB;
+const FILE_SYSTEM: u64 = 96 * MIB;
 /// Requests between two marks.
 const BETWEEN_MARKS: usize = 60;
 /// Sectors of a slot; every second slot is written with FUA only, because the log puts such writes before older ones without.
 const SLOT: u64 = 16;
+
+/// What a guest may take to boot, and for each mark.
+const BOOT: Duration = Duration::from_secs(200);
+const PER_MARK: Duration = Duration::from_secs(30);
 
 /// Marks in the log: moments at which it is known what was durable.
 fn marks() -> usize {
@@ -40,8 +46,13 @@ fn marks() -> usize {
     given.unwrap_or(12)
 }
 
-/// The moments before a mark was asked for and after it was there, by export.
-type Moments = [(u64, u64); EXPORTS.len()];
+/// A mark in the logs.
+struct Mark {
+    /// The moments before it was asked for and after it was there, by export.
+    moments: [(u64, u64); EXPORTS.len()],
+    /// Between them a snapshot of the clone was taken, after the mark.
+    is_taken: bool,
+}
 
 /// A client that writes and flushes without a pause.
 struct Writer<'a> {
@@ -110,7 +121,7 @@ impl Writer<'_> {
 }
 
 /// Lets clients write in the guest, puts marks in between, and returns when each of them was. `None` when there is no guest.
-fn write_and_mark(seed: u64, histories: &[Mutex<History>], guest: Guest, line: Line) -> Option<Vec<Moments>> {
+fn write_and_mark(seed: u64, histories: &[Mutex<History>], guest: Guest, line: Line) -> Option<Vec<Mark>> {
     let (over, stop) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let over = &over;
@@ -133,7 +144,7 @@ fn mark_under_load(
     histories: &[Mutex<History>],
     machine: &mut Machine,
     stop: &AtomicBool,
-) -> Vec<Moments> {
+) -> Vec<Mark> {
     let attach = |(index, name): (usize, &&str)| {
         let mut client = machine.connect();
         client.greet(MODERN);
@@ -153,7 +164,7 @@ fn mark_under_load(
             let writer = Writer { seed, history: &histories[index], stop };
             writers.push(scope.spawn(move || writer.write(client, Dice::new(seed + index as u64))));
         }
-        let mut moments = Vec::new();
+        let mut made = Vec::new();
         for label in 0..=marks() {
             if label < marks() {
                 let goal = answered() + BETWEEN_MARKS;
@@ -164,11 +175,12 @@ fn mark_under_load(
                 writers.drain(..).for_each(|writer| writer.join().expect("a writer"));
             }
             let before = now();
-            machine.mark(label);
+            let is_taken = machine.mark(label);
             let after = now();
-            moments.push(std::array::from_fn(|index| (before[index], after[index])));
+            let moments = std::array::from_fn(|index| (before[index], after[index]));
+            made.push(Mark { moments, is_taken });
         }
-        moments
+        made
     })
 }
 
@@ -185,7 +197,7 @@ impl Drop for StopWhenDropped<'_> {
 fn replay(
     entries: &[Entry],
     disk: &mut [u8],
-    moments: &[Moments],
+    marks: &[Mark],
     seed: u64,
     every: usize,
     mut look: impl FnMut(&[u8], Option<usize>, usize),
@@ -197,9 +209,9 @@ fn replay(
             last_mark = Some(label.parse::<usize>().expect("our labels are numbers"));
         }
         flushes += usize::from(entry.is_flush());
-        let is_last = last_mark.is_some_and(|mark| mark + 1 == moments.len());
+        let is_last = last_mark.is_some_and(|mark| mark + 1 == marks.len());
         if (entry.is_flush() && flushes.is_multiple_of(every)) || entry.mark().is_some() {
-            let next = last_mark.map_or(0, |mark| (mark + 1).min(moments.len() - 1));
+            let next = last_mark.map_or(0, |mark| (mark + 1).min(marks.len() - 1));
             // In turn, because each look takes its time.
             let fate = [Fate::Lost, Fate::Kept, Fate::Some(seed + at as u64)][cuts % 3];
             look(&block_log::cut(entries, at, disk, fate), last_mark, next);
@@ -240,10 +252,10 @@ impl Mounted {
         Self { image }
     }
 
-    /// What a server reads of the image, of which there are many files.
-    fn read_image(&self) -> Vec<u8> {
-        let image = self.image.dir().join("mnt/store/vm");
-        let mut server = Options::new().export(format!("image=store:{}", image.display())).start();
+    /// What a server reads of an image, of which there are many files.
+    fn read_image(&self, uri: &str) -> Vec<u8> {
+        let uri = uri.replace("MNT", &self.image.dir().join("mnt").display().to_string());
+        let mut server = Options::new().export(format!("image={uri}")).start();
         let mut client = Connection::open(&server);
         client.greet(MODERN);
         client.go("image");
@@ -251,6 +263,36 @@ impl Mounted {
         client.disconnect();
         server.stop();
         bytes
+    }
+
+    /// The same of the overlay. Its base had another path in the guest.
+    fn read_overlay(&self) -> Vec<u8> {
+        let place = self.image.dir().join("mnt");
+        let base = format!("file:{}", place.join("golden.raw").display());
+        let image = place.join("over.d/disk").display().to_string();
+        self.ringnbd(&["image", "rebase", "--base", &base, &image]);
+        self.read_image("overlay:MNT/over.d?base=MNT/golden.raw")
+    }
+
+    /// The snapshots of the clone, by the label of their marks, and what each holds.
+    fn snapshots(&self) -> BTreeMap<usize, Vec<u8>> {
+        let store = self.image.dir().join("mnt/store").display().to_string();
+        let list = self.ringnbd(&["image", "ls", "--json", &store]);
+        let list: serde_json::Value = serde_json::from_slice(&list).expect("the answer is JSON");
+        let nodes = list["nodes"].as_array().expect("a list").iter();
+        let labels = nodes.filter_map(|node| node["name"].as_str()?.strip_prefix("vm@s")?.parse().ok());
+        let to = self.image.dir().join("snapshot.raw").display().to_string();
+        let read = |label: usize| {
+            self.ringnbd(&["image", "export", "--force", &format!("{store}/vm@s{label}"), &to]);
+            (label, std::fs::read(&to).expect("read what was exported"))
+        };
+        labels.map(read).collect()
+    }
+
+    fn ringnbd(&self, words: &[&str]) -> Vec<u8> {
+        let ended = Command::new(env!("CARGO_BIN_EXE_ringnbd")).args(words).output().expect("run it");
+        assert!(ended.status.success(), "{words:?}: {}", String::from_utf8_lossy(&ended.stderr));
+        ended.stdout
     }
 
     fn read(&self, name: &str) -> Vec<u8> {
@@ -279,7 +321,26 @@ fn disks(golden: &[u8]) -> Disks {
     Disks { raw: Image::sparse(SIZE), raw_log: log(), files, files_log: log() }
 }
 
-/// D1 and D7 on a real kernel, of a clone too.
+/// Looks at the snapshots that a power cut behind the mark number `last` has left: those whose command had ended are there until they are
+/// removed, and each has what was answered before it began, and nothing that was sent after it had ended.
+fn check_snapshots(
+    found: &BTreeMap<usize, Vec<u8>>,
+    marks: &[Mark],
+    last: usize,
+    history: &History,
+) -> Result<usize, String> {
+    let is_due = |label: usize| marks[label].is_taken && label < last && last < label + KEPT;
+    if let Some(lost) = (0..marks.len()).find(|label| is_due(*label) && !found.contains_key(label)) {
+        return Err(format!("snapshot s{lost} is lost"));
+    }
+    for (label, bytes) in found {
+        let (from, to) = marks[*label].moments[IMAGE];
+        history.check_snapshot(bytes, from, to).map_err(|wrong| format!("snapshot s{label}: {wrong}"))?;
+    }
+    Ok(found.len())
+}
+
+/// D1 and D7 on a real kernel, of an overlay and of a clone too, of which snapshots are taken meanwhile.
 #[test]
 fn d1_power_cuts_lose_nothing_that_is_durable() {
     if peers::debian_root().is_none() {
@@ -292,15 +353,19 @@ fn d1_power_cuts_lose_nothing_that_is_durable() {
         let mut history = histories[IMAGE].lock().expect("all is well");
         let number = history.submit(Effect::Written, true, 0, sectors);
         history.answer(number);
+        // Both begin with the same bytes.
+        let mut other = histories[OVERLAY].lock().expect("all is well");
+        assert_eq!(other.submit(Effect::Written, true, 0, sectors), number);
+        other.answer(number);
         content::written(seed, number, 0, sectors)
     };
     let disks = disks(&golden);
     let mut files = disks.files.read(0, FILE_SYSTEM as usize);
-    let (guest, line) = machine(&disks, SIZE);
-    let Some(moments) = write_and_mark(seed, &histories, guest, line) else { return };
+    let (guest, line) = machine(&disks, SIZE, BOOT + PER_MARK * marks() as u32);
+    let Some(marks) = write_and_mark(seed, &histories, guest, line) else { return };
     let histories = histories.map(|history| history.into_inner().expect("all is well"));
     let span = |export: usize, mark: Option<usize>, next: usize| {
-        (mark.map_or(0, |mark| moments[mark][export].0), moments[next][export].1)
+        (mark.map_or(0, |mark| marks[mark].moments[export].0), marks[next].moments[export].1)
     };
     let check = |export: usize, disk: &[u8], mark, next| {
         let (from, to) = span(export, mark, next);
@@ -310,23 +375,29 @@ fn d1_power_cuts_lose_nothing_that_is_durable() {
     };
     let entries = block_log::read(&disks.raw_log.path);
     let look = |disk: &[u8], mark, next| check(0, disk, mark, next);
-    let raw_cuts = replay(&entries, &mut vec![0; SIZE as usize], &moments, seed, 1, look);
+    let raw_cuts = replay(&entries, &mut vec![0; SIZE as usize], &marks, seed, 1, look);
     let file_entries = block_log::read(&disks.files_log.path);
     let flushes = file_entries.iter().filter(|entry| entry.is_flush()).count();
-    let every = (flushes / marks().max(1)).max(2);
-    let file_cuts = replay(&file_entries, &mut files, &moments, seed, every, |disk, mark, next| {
+    let every = (flushes / marks.len().max(1)).max(2);
+    let mut looked = 0;
+    let file_cuts = replay(&file_entries, &mut files, &marks, seed, every, |disk, mark, next| {
         // Before the first mark the files may not be there yet.
-        if mark.is_some() {
+        if let Some(last) = mark {
             let mounted = Mounted::of(disk);
             check(1, &mounted.read("buffered.img"), mark, next);
             check(2, &mounted.read("direct.img"), mark, next);
-            check(IMAGE, &mounted.read_image(), mark, next);
+            check(IMAGE, &mounted.read_image("store:MNT/store/vm"), mark, next);
+            check(OVERLAY, &mounted.read_overlay(), mark, next);
+            let found = check_snapshots(&mounted.snapshots(), &marks, last, &histories[IMAGE]);
+            looked += found.unwrap_or_else(|wrong| panic!("RINGNBD_SEED={seed}, after mark {last}: {wrong}"));
         }
     });
+    let taken = marks.iter().filter(|mark| mark.is_taken).count();
     let answered: usize = histories.iter().map(History::answered).sum();
     let flushes = [&entries, &file_entries].map(|of| of.iter().filter(|entry| entry.is_flush()).count());
     eprintln!(
-        "-- {answered} answered requests, {flushes:?} flushes in the logs of {EXPORTS:?}; {raw_cuts} cuts of the device and {file_cuts} of the file system"
+        "-- {answered} answered requests, {flushes:?} flushes in the logs of {EXPORTS:?}; {raw_cuts} cuts of the device and {file_cuts} of the file system; \
+         {taken} snapshots were taken, and {looked} looked at"
     );
-    assert!(raw_cuts > 0 && file_cuts > 0);
+    assert!(raw_cuts > 0 && file_cuts > 0 && taken > 0 && looked > 0);
 }

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use ringnbd::internal::random::Random;
 
 use super::Store;
-use super::online::{client, golden, online};
+use super::online::{Online, client, golden, online, online_with};
 use crate::support::image::pattern;
 use crate::support::raw::{Connection, Mode, Request};
 use crate::support::server::Options;
@@ -121,6 +121,56 @@ fn the_rest_of_a_block_that_the_old_end_cut_is_not_the_old_clients() {
     assert!(found[..512] == [4; 512] && found[512..] == [2; 3584]);
     drop(online);
     assert_eq!(store.run("store check STORE").ok(), "Nothing is wrong.\n");
+}
+
+/// A shrink leaves the bytes of blocks that it cuts off in the head's file. A write up to an end that cuts one of them leaves its rest as it
+/// is, and no later growth shows that.
+#[test]
+fn what_a_shrink_has_cut_off_does_not_come_back() {
+    const BLOCK: u64 = 4096;
+    const LARGE: u64 = 10 * BLOCK;
+    const SMALL: u64 = 4 * BLOCK + 512;
+    const MIDDLE: u64 = 7 * BLOCK + 2048;
+    for (parameters, is_online) in [("", true), ("", false), ("?direct=true", true), ("?direct=true", false)]
+    {
+        let what = format!("{parameters:?}, it grows while it is served: {is_online}");
+        let store = Store::init();
+        store.run(&format!("image create STORE/vm {LARGE}")).ok();
+        let serve = || online_with(&store, parameters);
+        let write = |online: &Online, offset: u64, byte: u8, length: u64| {
+            let mut user = client(&online.server, "vm");
+            user.write_at(offset, &vec![byte; length as usize]).unwrap();
+            user.flush().unwrap();
+        };
+        let first = serve();
+        write(&first, 0, 1, LARGE);
+        drop(first);
+        for size in [SMALL, MIDDLE] {
+            store.run(&format!("image resize --shrink STORE/vm {size}")).ok();
+        }
+        let second = serve();
+        write(&second, 7 * BLOCK, 2, 2048);
+        let grow = || store.run(&format!("image resize STORE/vm {LARGE}")).ok();
+        let third = if is_online {
+            grow();
+            second
+        } else {
+            drop(second);
+            grow();
+            serve()
+        };
+        let mut found = vec![0; LARGE as usize];
+        client(&third.server, "vm").read_at(0, &mut found).unwrap();
+        let mut expected = vec![0; LARGE as usize];
+        expected[..SMALL as usize].fill(1);
+        expected[7 * BLOCK as usize..MIDDLE as usize].fill(2);
+        let differs = found.iter().zip(&expected).position(|(one, other)| one != other);
+        assert_eq!(differs, None, "{what}: the first byte that is wrong");
+        drop(third);
+        store.run("image export STORE/vm DIR/out.raw").ok();
+        assert!(std::fs::read(store.dir.path().join("out.raw")).unwrap() == expected, "{what}");
+        assert_eq!(store.run("store check STORE").ok(), "Nothing is wrong.\n", "{what}");
+    }
 }
 
 /// An export of one image becomes larger as well; what is only read does not.

@@ -89,6 +89,10 @@ impl Simulation {
     fn has_grown(&mut self, export: usize, size: u64) {
         self.growths.done += 1;
         self.tell_size(export, size);
+        if self.plan.newcomers {
+            self.plan.clients += 1;
+            self.sessions_left += 1;
+        }
     }
 
     /// Clients that come are told of it.

@@ -28,6 +28,8 @@ pub(crate) struct Shape {
     is_sealed: bool,
     /// Where no layer has a block its data is not zeroes.
     is_dirty: bool,
+    /// Units that it grows by at most, one of these each time.
+    growths: [u64; 3],
 }
 
 impl Shape {
@@ -58,16 +60,20 @@ impl Shape {
             2 => Some(size + random.below(10_000)),
             _ => Some(size),
         };
-        Self { geometry, base, is_sealed: random.chance(0.4), is_dirty: random.chance(0.5) }
+        Self {
+            geometry,
+            base,
+            is_sealed: random.chance(0.4),
+            is_dirty: random.chance(0.5),
+            growths: [2, 16, 200],
+        }
     }
 
-    /// What the data of a layer has at first: whole blocks. Behind the end of the disk nobody has ever written.
+    /// What the data of a layer has at first: whole blocks, also where the end of the disk cuts the last one. A disk that was larger once
+    /// has left something behind its end.
     fn first_data(&self, size: u64, random: &mut Random) -> Vec<u8> {
         let length = size.next_multiple_of(u64::from(self.geometry.block_bytes)) as usize;
-        let mut data = if self.is_dirty { rubbish(length, random) } else { Vec::new() };
-        data.truncate(size as usize);
-        data.resize(length, 0);
-        data
+        if self.is_dirty { rubbish(length, random) } else { vec![0; length] }
     }
 }
 
@@ -129,6 +135,21 @@ pub(crate) fn growing(seed: u64) -> Result<Report, String> {
     (shape.base, shape.geometry.block_bytes) = (Some(32 << 10), 4096);
     let kinds = [Interruption::ProcessDeath, Interruption::PowerCut];
     plan.restarts = kinds.into_iter().map(|kind| cut(kind, &mut random)).collect();
+    run::run_plan(random, world, faults, plan)
+}
+
+/// The same while a client that knows the larger disk comes with each growth. Disks are a few blocks at first, and operations slow now and
+/// then: a WRITE_ZEROES up to the old end is under way when somebody else writes behind it. Nothing old lies there.
+pub(crate) fn growing_beside_zeroes(seed: u64) -> Result<Report, String> {
+    let mut random = Random::new(seed);
+    let faults = Faults { latency_ns: 20_000, slow: 0.1, ..Faults::none() };
+    let world = World::new(random.number(), faults.clone());
+    let mut plan = crowd(6, small_memory());
+    (plan.growths, plan.newcomers, plan.sessions) = (0.01, true, 12);
+    plan.disks[0].size = (4 << 10) + plan.disks[0].grain * random.between(1, 7);
+    make_image(&mut plan.disks[0], &mut random);
+    let shape = plan.disks[0].image.as_mut().expect("it is an image");
+    (shape.geometry.block_bytes, shape.is_dirty, shape.growths) = (4096, false, [1, 2, 3]);
     run::run_plan(random, world, faults, plan)
 }
 
@@ -247,7 +268,12 @@ fn c2_a_snapshot_is_there_as_a_whole_or_not() {
 
 #[test]
 fn an_image_grows_under_its_clients_and_keeps_what_they_wrote() {
-    pass(growing, 1..=100);
+    pass(growing, 1..=super::number("SEEDS").unwrap_or(100));
+}
+
+#[test]
+fn what_is_zeroed_up_to_the_old_end_spares_what_is_written_behind_it() {
+    pass(growing_beside_zeroes, 1..=super::number("SEEDS").unwrap_or(40));
 }
 
 /// What the catalogue says of an image. It survives everything.
@@ -299,13 +325,16 @@ pub(crate) struct Image {
 
 /// What a layer has at first.
 struct Layer {
+    /// Bytes of the disk.
+    size: usize,
     data: Vec<u8>,
     blocks: Vec<SimulatedBlock>,
 }
 
 impl Layer {
     fn has(&mut self, block: usize, bytes: &[u8]) {
-        self.data[block * bytes.len()..][..bytes.len()].copy_from_slice(bytes);
+        let on_disk = bytes.len().min(self.size.saturating_sub(block * bytes.len()));
+        self.data[block * bytes.len()..][..on_disk].copy_from_slice(&bytes[..on_disk]);
         self.blocks[block] = SimulatedBlock::Data;
     }
 }
@@ -326,7 +355,11 @@ impl Image {
         let mut layers = Vec::new();
         for _ in 0..1 + usize::from(shape.is_sealed) {
             let data = shape.first_data(disk.size, random);
-            layers.push(Layer { data, blocks: vec![SimulatedBlock::Below; blocks] });
+            layers.push(Layer {
+                size: disk.size as usize,
+                data,
+                blocks: vec![SimulatedBlock::Below; blocks],
+            });
         }
         let mut base = shape.base.map(|size| rubbish(size as usize, random));
         for (index, bytes) in whole.chunks(block).enumerate() {
@@ -449,7 +482,7 @@ impl Medium for Image {
         if row.image.read_only || row.tentative.is_some() || room == 0 {
             return None;
         }
-        let most = self.random.pick(&[2, 16, 200]).min(room);
+        let most = self.random.pick(&self.shape.growths).min(room);
         let (head, size) = (row.image.layers[0], row.image.size + self.grain * self.random.between(1, most));
         world.lengthen(head.data, size.next_multiple_of(u64::from(self.shape.geometry.block_bytes)));
         row.image.size = size;

@@ -79,6 +79,7 @@ impl Scene {
             snapshots: 0.0,
             unrecorded: 0.0,
             growths: 0.0,
+            newcomers: false,
             encrypted: 0.0,
             shards: 1,
             disks: sizes.map(disk).into(),

@@ -38,6 +38,7 @@ pub(crate) fn crowd(clients: usize, limits: Limits) -> Plan {
         snapshots: 0.0,
         unrecorded: 0.0,
         growths: 0.0,
+        newcomers: false,
         encrypted: 0.0,
         power_cut_at: None,
         shutdown_at: None,

@@ -44,6 +44,8 @@ pub(crate) struct Plan {
     pub(crate) snapshots: f64,
     /// How often an image becomes larger, by step.
     pub(crate) growths: f64,
+    /// With each of these comes one more client.
+    pub(crate) newcomers: bool,
     /// How often the catalogue does not say at once that it has it.
     pub(crate) unrecorded: f64,
     /// How many clients have TLS.
@@ -122,6 +124,7 @@ impl Plan {
             socket_bytes: random.pick(&[100, 4096, 65_536, 1 << 20]),
             snapshots: 0.0,
             growths: 0.0,
+            newcomers: false,
             unrecorded: 0.0,
             encrypted: 0.0,
             power_cut_at,

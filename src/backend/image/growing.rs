@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! the store's thread   the head's data is longer, durably; then the catalogue has the new size
-//! the home             changes wait, a record of the new size, requests that come see the larger disk
+//! the home             changes wait; zeroes behind the old end, where it cuts a block
+//!                      a record of the new size, requests that come see the larger disk
 //! the control plane    the next handshakes are told the new size
 //! ```
 //!
@@ -10,7 +11,9 @@
 //! is smaller than the catalogue says: whoever opens the head next gives it that size.
 //!
 //! Changes wait because the last block of the old disk may be cut by its end. A TRIM up to the old end has
-//! that block as a whole, and must not reach what a client of the larger disk writes behind it.
+//! that block as a whole, and must not reach what a client of the larger disk writes behind it. A write up
+//! to the old end makes it DATA as a whole, though it writes no more than is on the disk. What the file has
+//! in the rest of that block may be old, of the time before the disk shrank: so zeroes are written there.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -23,9 +26,11 @@ use std::time::Duration;
 use super::ImageDevice;
 use super::chain::{Chain, ChainLink};
 use super::layer_files::LayerFiles;
-use super::store::{ImageStore, StoreLinks};
+use super::store::{Blocks, ImageStore, StoreLinks};
 use crate::backend::context::ShardContext;
+use crate::block::{BlockError, ByteRange};
 use crate::store::catalog::LayerId;
+use crate::store::map::{BlockState, CutBlock};
 
 /// What became of an image that was to be larger.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,7 +41,7 @@ pub enum GrowOutcome {
     OtherHead,
     /// Something else is done to it, or what was under way did not end in time: try again.
     Busy,
-    /// The record of the new size is not durable.
+    /// The record of the new size, or the zeroes that it shows, are not durable.
     NotDurable,
 }
 
@@ -94,6 +99,9 @@ impl ImageDevice {
         if !canary!(GrowthWithoutDrain) && !is_in_time(closed.drained(), limit, context).await {
             return GrowOutcome::Busy;
         }
+        if before.zero_behind_end(context).await.is_err() {
+            return GrowOutcome::NotDurable;
+        }
         // FLUSHes do not wait at the entrance. Those that share this commit are answered by its first part.
         let commit = async || {
             before.commit(context).await?;
@@ -115,6 +123,21 @@ impl ImageDevice {
 }
 
 impl Chain {
+    /// What the head's data has behind the end of the disk is going to be seen, and may be old. No change is
+    /// under way; the next commit makes it durable.
+    async fn zero_behind_end(&self, context: &ShardContext) -> Result<(), BlockError> {
+        let head = self.head();
+        let cut = head.map.borrow().cut_block();
+        let Some(CutBlock { block, end, rest }) = cut else { return Ok(()) };
+        head.know(Blocks { start: block, length: 1 }, context).await?;
+        let is_data = head.map.borrow().uniform(block, 1) == Some(Some(BlockState::Data));
+        if !is_data || canary!(RestShownByGrowth) {
+            return Ok(());
+        }
+        let rest = ByteRange::new(end, rest).expect("within the last block");
+        head.data.write_from(rest, context.zeroes.clone(), 0, false, context).await
+    }
+
     /// The same layers, of which the head shows so much.
     fn grown(&self, size: u64) -> Self {
         let head = ChainLink { visible: size, ..self.layers[0].clone() };

@@ -21,7 +21,7 @@ use crate::store::map::{
     LogMemory, LogOwner, MapFront, NoCommit, PendingLog,
 };
 use crate::store::map_medium::{
-    LayerMedium, MapFileError, grow_head_map, open_head_map, open_map_of, seal_head_map,
+    HeadMedium, LayerMedium, MapFileError, grow_head_map, open_head_map, open_map_of, seal_head_map,
 };
 use crate::store::pending::FoundLog;
 use crate::store::serving::{ChainBase, ChainShape};
@@ -95,6 +95,13 @@ impl LayerMedium for InWorld<'_> {
             (log_owner(identity), Box::new(SharedLog { words: memory, steps: Cell::new(0) }));
         let found = FoundLog { words, layout: LOG, owner, memory, path: "a log".into() };
         (!found.words.is_empty()).then_some(found)
+    }
+}
+
+impl HeadMedium for InWorld<'_> {
+    fn zero_data(&self, offset: u64, length: u64) -> io::Result<()> {
+        self.0.write(self.1.data, offset, &vec![0; length as usize]);
+        Ok(())
     }
 }
 

@@ -51,6 +51,10 @@
 //! layer ever had. So growing an image shows nothing of what is below, and costs one record, however much it
 //! grows by. Shrinking first makes ZERO of what the layer has beyond the new size, in bounded steps
 //! ([`LayerMap::shrink_step`]); then the record of the new size follows.
+//!
+//! The end of the disk may cut its last block. A write up to the end makes the block DATA, and writes no
+//! more than is on the disk: what the file has behind it may be old. Whoever makes the disk larger writes
+//! zeroes there first ([`LayerMap::cut_block`]).
 
 #![cfg_attr(not(test), allow(dead_code))]
 
@@ -90,6 +94,6 @@ pub(crate) use left_log::LeftLogError;
 pub(crate) use log::{LogLayout, LogMemory, LogOwner, LogRoom, PendingLog};
 pub(crate) use node::NodeAddress;
 pub(crate) use open::MapFront;
-pub(crate) use resize::ShrinkStep;
+pub(crate) use resize::{CutBlock, ShrinkStep};
 pub(crate) use states::{BlockRun, BlockState};
 pub(crate) use superblock::LayerIdentity;

@@ -19,7 +19,24 @@ pub(crate) enum ShrinkStep {
     Done,
 }
 
+/// The last block of a disk that its end cuts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CutBlock {
+    pub(crate) block: u64,
+    /// The end of the disk, in bytes.
+    pub(crate) end: u64,
+    /// Bytes of the block behind it.
+    pub(crate) rest: u64,
+}
+
 impl LayerMap {
+    /// The last block, if the end of the disk cuts it.
+    pub(crate) fn cut_block(&self) -> Option<CutBlock> {
+        let (end, bytes) = (self.identity.size, u64::from(self.geometry.block_bytes));
+        let rest = end.next_multiple_of(bytes) - end;
+        (rest > 0).then_some(CutBlock { block: end / bytes, end, rest })
+    }
+
     /// The next step of shrinking the disk to `size`, from block `from` on; 0 at first. Each is bounded by a
     /// few pages.
     pub(crate) fn shrink_step(&self, size: u64, from: u64) -> ShrinkStep {
@@ -44,8 +61,8 @@ impl LayerMap {
     /// Makes the record of a new size; `None` if it is the size already. It is written like any other, and
     /// [`end_commit`](LayerMap::end_commit) makes the size what it says.
     ///
-    /// Before a disk shrinks, [`shrink_step`](LayerMap::shrink_step) must be done. A last block that its end
-    /// cuts is the caller's: the rest of it must be zero before the size changes.
+    /// Before a disk shrinks, [`shrink_step`](LayerMap::shrink_step) must be done. Before one grows whose
+    /// [`cut_block`](LayerMap::cut_block) is DATA, the rest of that block must be zeroes in the layer's data.
     pub(crate) fn begin_resize(&mut self, size: u64) -> Result<Option<FileWrite>, NoCommit> {
         assert!(size <= self.geometry.most_bytes(), "the size is one that the geometry allows");
         if size == self.identity.size {

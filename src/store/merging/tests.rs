@@ -289,7 +289,8 @@ fn both(model: &mut Model, mut disks: Disks, step: Step) -> Disks {
         Step::Write(image, block, blocks, value) => {
             let Some(whole) = model.get_mut(&image) else { return disks };
             let Some((sectors, blocks)) = within(whole, block, blocks) else { return disks };
-            let mut bytes = vec![0; (blocks * MAP_BLOCK) as usize];
+            // What is behind the end of the disk was there before it shrank.
+            let mut bytes = vec![0xee; (blocks * MAP_BLOCK) as usize];
             for (number, at) in sectors.clone().enumerate() {
                 whole.bytes[at] = value.wrapping_add(number as u8 % 8);
                 bytes[number * 512..][..512].fill(whole.bytes[at]);
