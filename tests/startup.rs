@@ -17,6 +17,8 @@ mod fd_store;
 mod fleet;
 #[path = "startup/handover.rs"]
 mod handover;
+#[path = "startup/handover_gap.rs"]
+mod handover_gap;
 #[path = "startup/handover_images.rs"]
 mod handover_images;
 #[cfg(target_arch = "x86_64")]

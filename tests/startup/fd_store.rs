@@ -6,7 +6,7 @@
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::os::unix::process::CommandExt;
@@ -79,19 +79,24 @@ impl Manager {
         let kept = self.kept();
         let names: Vec<_> = kept.iter().map(|(name, _)| name.as_str()).collect();
         command.env("LISTEN_FDS", kept.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
-        // Above all the numbers that they get.
-        let copy = |(_, file): &(_, OwnedFd)| rustix::io::fcntl_dupfd_cloexec(file, 1000).unwrap();
-        let copies: Vec<OwnedFd> = kept.iter().map(copy).collect();
+        let numbers: Vec<RawFd> = kept.iter().map(|(_, file)| file.as_raw_fd()).collect();
+        let dup = |from: RawFd, to: RawFd| {
+            // SAFETY: numbers of open descriptors, in a process that runs nothing else before the program.
+            if unsafe { libc::dup2(from, to) } < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+        };
+        // The child copies them, first above all the numbers that they get. Copies of ours would keep a socket
+        // listening that the program has let go of, for as long as this thread does not come to close them.
+        const ABOVE: RawFd = 1000;
         let pass = move || {
-            for (copy, number) in copies.iter().zip(3..) {
-                // SAFETY: numbers of open descriptors, in a process that runs nothing else before the program.
-                if unsafe { libc::dup2(copy.as_raw_fd(), number) } < 0 {
-                    return Err(std::io::Error::last_os_error());
-                }
-            }
+            numbers.iter().zip(ABOVE..).try_for_each(|(number, above)| dup(*number, above))?;
+            (ABOVE..).zip(3..).take(numbers.len()).try_for_each(|(above, number)| dup(above, number))?;
+            numbers.iter().zip(ABOVE..).for_each(|(_, above)| {
+                // SAFETY: its own copy.
+                unsafe { libc::close(above) };
+            });
             Ok(())
         };
-        // SAFETY: between fork and exec it calls dup2 alone.
+        // SAFETY: between fork and exec it calls dup2 and close alone.
         unsafe { command.pre_exec(pass) };
     }
 
@@ -108,8 +113,6 @@ impl Manager {
         let (mut command, log) = line.next();
         self.prepare(&mut command);
         line.child = command.spawn().unwrap();
-        // It has copies of all that is kept.
-        drop(command);
         line.wait_for_pidfile(&log);
     }
 

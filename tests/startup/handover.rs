@@ -52,7 +52,7 @@ impl Line {
 
     /// A server for an image of so many bytes.
     #[track_caller]
-    fn with_image(size: u64, more: &[&str]) -> (Self, tempfile::TempDir) {
+    pub(super) fn with_image(size: u64, more: &[&str]) -> (Self, tempfile::TempDir) {
         let images = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let path = images.path().join("image");
         std::fs::File::create(&path).unwrap().set_len(size).unwrap();
