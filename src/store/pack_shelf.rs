@@ -231,13 +231,13 @@ impl PackShelf {
     }
 
     /// Has chunks fetched that are not here, without waiting for them. What lies side by side in a pack comes
-    /// at once.
+    /// at once. One that cannot be found ends it: a read gets no further than there, and where a tier is out
+    /// each of the others might take as long as a read may wait.
     pub(crate) fn ask_ahead(&self, chunks: &[NamedChunk]) {
         let mut places = Vec::new();
         for chunk in chunks.iter().filter(|chunk| self.kept(&chunk.hash).is_none()) {
-            if let Ok(found) = self.find(chunk)
-                && let Some(place) = found.pack.chunk(found.slot)
-            {
+            let Ok(found) = self.find(chunk) else { break };
+            if let Some(place) = found.pack.chunk(found.slot) {
                 let range = place.offset..place.offset + u64::from(place.payload_bytes);
                 if !found.pack.file().has(range.clone()) {
                     places.push((found.number, found.pack, range));
@@ -302,5 +302,31 @@ impl KeptChunks {
         {
             self.bytes -= gone.len();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// A tier that is out keeps each question waiting: a read of many chunks asks once more than it would, and
+    /// not once for each of them.
+    #[test]
+    fn what_cannot_be_found_ends_what_is_asked_ahead() {
+        let asked = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&asked);
+        let opener = move |_number| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Err(PackError::Io(io::Error::from(io::ErrorKind::TimedOut)))
+        };
+        let shelf = PackShelf::new(Box::new(opener), Box::new(|_hash| None));
+        let chunk = |number: u8| NamedChunk {
+            hash: ChunkHash([number; 32]),
+            hint: Some(ChunkHint { pack: number.into(), slot: 0 }),
+        };
+        shelf.ask_ahead(&(1..=64).map(chunk).collect::<Vec<_>>());
+        assert_eq!(asked.load(Ordering::Relaxed), 1);
     }
 }

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -86,6 +86,10 @@ pub fn note_withdrawal(store: &Path, snapshot: Uuid) -> Result<(), StoreError> {
 
 fn change(store: &Path, change: impl FnOnce(&mut PushNotes)) -> Result<(), StoreError> {
     let path = store.join(NAME);
+    // The server's thread and commands write it, one after the other. Where the file system has no such locks
+    // they are trusted not to meet.
+    let directory = File::open(store).map_err(StoreError::at("open", store))?;
+    let _unlocked = flock(&directory, FlockOperation::LockExclusive);
     let mut notes = File::open(&path).map(read).unwrap_or_default();
     change(&mut notes);
     let new = store.join(NEW);
@@ -137,5 +141,36 @@ impl PushNotes {
         // Without changes it is as new as the image.
         let seconds = if bytes == 0 { 0 } else { now_s.saturating_sub(latest.created_s) };
         Some(PushLag { bytes, seconds })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The server notes pushes while commands note what they have taken out.
+    #[test]
+    fn notes_of_several_writers_are_all_there() {
+        const WRITERS: u128 = 4;
+        const NOTES: u128 = 12;
+        let directory = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for writer in 0..WRITERS {
+                let store = directory.path();
+                scope.spawn(move || {
+                    for note in 0..NOTES {
+                        let snapshot = Uuid::from_u128(writer * NOTES + note);
+                        if writer % 2 == 0 {
+                            note_push(store, snapshot, 7).unwrap();
+                        } else {
+                            note_withdrawal(store, snapshot).unwrap();
+                        }
+                    }
+                });
+            }
+        });
+        let notes = read(File::open(directory.path().join(NAME)).unwrap());
+        let all = (WRITERS / 2 * NOTES) as usize;
+        assert_eq!((notes.snapshots.len(), notes.withdrawn.len()), (all, all));
     }
 }

@@ -255,9 +255,11 @@ struct PushThread {
 
 impl PushThread {
     fn work(mut self, waiting: &TierWaiting, queue: &Receiver<PushJob>, ready: &SyncSender<()>) {
-        match waiting.wait(self.look()) {
+        let control = Arc::clone(&self.control);
+        // A tier that takes its time must not keep the first push from being stopped, which waits for this.
+        match waiting.wait(control.until_stopped(self.look())) {
             // Whoever has the store gives it a tier later.
-            Ok(()) | Err(PushError::Tier(TierError::NoTier)) => {}
+            Ok(()) | Err(PushError::Stopped | PushError::Tier(TierError::NoTier)) => {}
             Err(error) => {
                 let store = self.store.display().to_string();
                 tracing::warn!(store, %error, "snapshots do not come to the tier for now; it is asked again");

@@ -1,6 +1,6 @@
 //! Snapshots as tiers tell of them. Keys that this version does not know are passed over.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -109,16 +109,21 @@ impl FromStr for TierPath {
     }
 }
 
-/// Looks a snapshot up, and notes on its tier that images of a store need it.
+/// Looks a snapshot up, and notes on its tier that images of a store need it. `reads`: packs of tiers that the
+/// store reads already, each by who wrote it and its number there; none if that is not known.
 ///
 /// # Errors
 /// A sentence.
-pub fn look_up_snapshot(path: &TierPath, store: &str, images: &[String]) -> Result<TierSnapshot, StoreError> {
+pub fn look_up_snapshot(
+    path: &TierPath,
+    (store, reads): (&str, Option<&BTreeSet<(Uuid, u64)>>),
+    images: &[String],
+) -> Result<TierSnapshot, StoreError> {
     let source = open_source(&path.address).map_err(StoreError::Tier)?;
     let look_up = || TierSnapshot::look_up(&*source, &path.address, &path.node);
     let found = look_up()?;
     let store = Uuid::try_parse(store).map_err(|error| StoreError::Tier(error.to_string()))?;
-    images.iter().try_for_each(|image| found.hold(&*source, (store, image), now_s()))?;
+    images.iter().try_for_each(|image| found.hold(&*source, (store, image), reads, now_s()))?;
     // If the snapshot is still there, no collection had begun to delete its packs before it could see the
     // notes.
     let again = look_up()?;
@@ -145,16 +150,32 @@ struct OwnerJson {
 }
 
 #[derive(Serialize)]
-struct HoldJson<'a> {
+struct HoldJson {
     version: u32,
     since_s: u64,
     snapshot: Uuid,
-    packs: &'a [RecordedPack],
+    packs: Vec<RecordedPack>,
+}
+
+#[derive(Deserialize)]
+struct HeldJson {
+    packs: Vec<RecordedPack>,
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(source: &dyn RangeSource, key: &str) -> Result<T, StoreError> {
     let bytes = source.read_object(key).map_err(|error| StoreError::Tier(error.to_string()))?;
     serde_json::from_slice(&bytes).map_err(|error| StoreError::Tier(format!("{key} cannot be read: {error}")))
+}
+
+/// The packs that are kept under a key; none if nothing is, or it cannot be read.
+fn held(source: &dyn RangeSource, key: &str) -> Result<Vec<RecordedPack>, StoreError> {
+    match source.read_object(key) {
+        Ok(bytes) => {
+            Ok(serde_json::from_slice(&bytes).map_or_else(|_| Vec::new(), |held: HeldJson| held.packs))
+        }
+        Err(SourceError::Missing(_)) => Ok(Vec::new()),
+        Err(error) => Err(StoreError::Tier(error.to_string())),
+    }
 }
 
 fn check_version(version: u32) -> Result<(), StoreError> {
@@ -187,7 +208,9 @@ impl TierSnapshot {
         Ok(Self { tier: tier.uuid, address: address.to_owned(), record, boot_trace: None })
     }
 
-    /// Notes on the tier that an image of a store needs the packs: a collection there leaves them alone.
+    /// Notes on the tier that an image of a store needs the packs: a collection there leaves them alone. What
+    /// was noted for an earlier image of this name stays, as far as the store reads it: that image may have
+    /// another name now, or clones of its own.
     ///
     /// # Errors
     /// The tier's.
@@ -195,11 +218,18 @@ impl TierSnapshot {
         &self,
         source: &dyn RangeSource,
         (store, image): (Uuid, &str),
+        reads: Option<&BTreeSet<(Uuid, u64)>>,
         since_s: u64,
     ) -> Result<(), StoreError> {
         let key = format!("holds/{}/{image}.json", store.simple());
-        let hold =
-            HoldJson { version: VERSION, since_s, snapshot: self.record.uuid, packs: &self.record.packs };
+        let (mut packs, snapshot) = (self.record.packs.clone(), self.record.uuid);
+        let known: BTreeSet<_> = packs.iter().map(|pack| (pack.store, pack.number, pack.upload)).collect();
+        let is_kept = |pack: &RecordedPack| {
+            !known.contains(&(pack.store, pack.number, pack.upload))
+                && reads.is_none_or(|reads| reads.contains(&(pack.store, pack.number)))
+        };
+        packs.extend(held(source, &key)?.into_iter().filter(is_kept));
+        let hold = HoldJson { version: VERSION, since_s, snapshot, packs };
         let text = serde_json::to_vec_pretty(&hold).unwrap_or_default();
         source.write_object(&key, &text).map_err(|error: SourceError| StoreError::Tier(error.to_string()))
     }

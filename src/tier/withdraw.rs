@@ -16,8 +16,8 @@ pub enum WithdrawCloned {
     Yes,
 }
 
-/// Takes snapshots, each an image and its name, out of the tier. Gives their records, as far as they can be
-/// read.
+/// Takes snapshots, each an image and its name, out of the tier. `gone` is told of each, as soon as it is
+/// gone, with its record if that can be read.
 ///
 /// # Errors
 /// One is not there, was cloned, or its name belongs to another store: none of them goes. The object store's:
@@ -27,15 +27,17 @@ pub async fn withdraw(
     who: &Pusher,
     snapshots: &[(String, String)],
     cloned: WithdrawCloned,
-) -> Result<Vec<PushRecord>, TierError> {
+    gone: &mut dyn FnMut(&PushRecord),
+) -> Result<(), TierError> {
     let mut records = Vec::new();
     for (image, of) in snapshots {
-        records.extend(looked_at(objects, who, (image, of), cloned).await?);
+        records.push(looked_at(objects, who, (image, of), cloned).await?);
     }
-    for (image, of) in snapshots {
+    for ((image, of), record) in snapshots.iter().zip(records) {
         forget(objects, who, image, of).await?;
+        record.iter().for_each(&mut *gone);
     }
-    Ok(records)
+    Ok(())
 }
 
 /// The record of a snapshot that may go.

@@ -181,6 +181,63 @@ fn a_snapshot_is_taken_out_of_the_tier() {
     assert_eq!(store.json("store check STORE --tier")["problems"], serde_json::json!([]));
 }
 
+/// A name that is taken cannot be cloned to, and what keeps the packs of the image that has it stays as it is.
+#[test]
+fn what_an_image_reads_is_kept_when_its_name_is_asked_for_again() {
+    let ((store, golden), other) = (golden(), Store::init());
+    let tier = store.directory().join("tier");
+    tiered(&store, &tier);
+    store.run("image checkpoint STORE/golden@v1").ok();
+    store.run("image push STORE/golden@v1").ok();
+    other.run(&format!("image clone file://{}/golden@v1 STORE/vm9", tier.display())).ok();
+    store.run("image create STORE/small 1M").ok();
+    store.run("image checkpoint STORE/small@s").ok();
+    store.run("image push STORE/small@s").ok();
+    let again = format!("image clone file://{}/small@s STORE/new STORE/vm9", tier.display());
+    other.refused(&again, &["\"vm9\" exists already"]);
+    store.refused("image rm STORE/golden@v1 --tier", &["was cloned", "vm9 (store "]);
+    store.run("image rm STORE/golden@v1 --tier --force").ok();
+    files(&tier.join("images/golden/records")).iter().for_each(|record| age(record, "pushed_s"));
+    (0..4).for_each(|_| drop(store.run("store gc STORE --tier --grace 0s").ok()));
+    other.run("image export STORE/vm9 DIR/out.raw").ok();
+    assert!(std::fs::read(other.directory().join("out.raw")).unwrap() == golden);
+}
+
+/// The name is free again, and an image reads what was kept under it.
+#[test]
+fn what_an_image_reads_is_kept_when_its_first_name_is_given_to_another() {
+    let ((store, golden), other) = (golden(), Store::init());
+    let tier = store.directory().join("tier");
+    tiered(&store, &tier);
+    store.run("image create STORE/small 1M").ok();
+    for node in ["golden@v1", "small@s"] {
+        store.run(&format!("image checkpoint STORE/{node}")).ok();
+        store.run(&format!("image push STORE/{node}")).ok();
+    }
+    let clone =
+        |from: &str| other.run(&format!("image clone file://{}/{from} STORE/vm9", tier.display())).ok();
+    clone("golden@v1");
+    other.run("image rename STORE/vm9 STORE/web9").ok();
+    clone("small@s");
+    store.run("image rm STORE/golden@v1 --tier --force").ok();
+    files(&tier.join("images/golden/records")).iter().for_each(|record| age(record, "pushed_s"));
+    (0..4).for_each(|_| drop(store.run("store gc STORE --tier --grace 0s").ok()));
+    other.run("image export STORE/web9 DIR/out.raw").ok();
+    assert!(std::fs::read(other.directory().join("out.raw")).unwrap() == golden);
+}
+
+/// The second one is not there any more when its turn comes.
+#[test]
+fn what_was_taken_out_before_a_failure_is_known_to_be_gone() {
+    let (store, _) = golden();
+    tiered(&store, &store.directory().join("tier"));
+    store.run("image checkpoint STORE/golden@v1").ok();
+    store.run("image push STORE/golden@v1").ok();
+    assert!(store.json("image info STORE/golden@v1")["pushed"].is_u64());
+    store.refused("image rm STORE/golden@v1 STORE/golden@v1 --tier", &["golden@v1 is not in the tier"]);
+    assert!(store.json("image info STORE/golden@v1").get("pushed").is_none());
+}
+
 /// What keeps packs is written before a clone is made: a collection between leaves it alone.
 #[test]
 fn what_a_clone_will_read_is_kept_before_it_is_made() {

@@ -215,23 +215,27 @@ fn late(line: &Line) -> Connection {
 fn who_asks_for_an_image_while_the_stores_are_away_waits() {
     let house = house();
     let mut line = line(&house);
-    let [mut chooser, mut lister, mut other] = [late(&line), late(&line), late(&line)];
+    let [mut chooser, mut fixed, mut lister, mut other] =
+        [late(&line), late(&line), late(&line), late(&line)];
     let mut stream = upgraded(&line);
     stream.write_all(&hello()).unwrap();
     read_up_to(&mut stream, OFFERED);
     stream.write_all(&message(CLAIM, &[numbers(&[0, 1]), vec![0]].concat())).unwrap();
     read_up_to(&mut stream, RELEASED);
     chooser.send_option(NBD_OPT_GO, &info_data(b"vm2", &[]));
+    // It has a name of its own in the configuration, and comes back with its store.
+    fixed.send_option(NBD_OPT_GO, &info_data(b"over", &[]));
     lister.send_option(NBD_OPT_LIST, b"");
     // What is no image is served as always; its answer also says that the others were heard.
     other.go("file");
     other.expect_alive();
     drop(stream);
     assert_eq!(Connection::decode_info(&chooser.replies_to(NBD_OPT_GO)).size, 64 << 20);
+    assert_eq!(Connection::decode_info(&fixed.replies_to(NBD_OPT_GO)).size, 32 << 20);
     let listed = lister.replies_to(NBD_OPT_LIST);
     let has = |name: &str| listed.iter().any(|reply| reply.data.ends_with(name.as_bytes()));
     assert!(["vm1", "vm2", "over", "file"].into_iter().all(has), "{listed:02x?}");
-    drop((chooser, lister, other));
+    drop((chooser, fixed, lister, other));
     // The next one keeps them: who asks is not answered, and finds it at the same address.
     let mut late = late(&line);
     let (lent_before, next) = (lent(&line), line.begin_takeover());

@@ -124,6 +124,39 @@ fn uploads_go_on_in_the_new_process_and_nothing_comes_twice() {
     scene.end();
 }
 
+/// The first push waits behind the question that a server asks its tier when it starts.
+#[test]
+fn a_tier_that_answers_nothing_holds_no_hand_over_up() {
+    let house = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let store = text(&house, "store");
+    run(&["store", "init", &store]);
+    run(&["image", "create", &format!("{store}/golden"), "1M"]);
+    run(&["image", "checkpoint", &format!("{store}/golden@v1")]);
+    // The kernel takes connections, and nobody reads what comes.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = silent.local_addr().unwrap();
+    let tier = format!("s3://bucket/tier?endpoint=http://{endpoint}&region=here\n");
+    std::fs::write(format!("{store}/tier"), tier).unwrap();
+    let served = format!("store:{store}?push=0s");
+    let line = Line::start_by(&[&served], |command| {
+        command.env("AWS_ACCESS_KEY_ID", "who").env("AWS_SECRET_ACCESS_KEY", "secret");
+    });
+    let client = line.over_unix("golden");
+    let scene = Scene { house, line, client, bytes: Vec::new() };
+    wait_until("the first one is on its way", || scene.uploads(&[])["pushing"] == "golden@v1");
+    let mut stream = upgraded(&scene.line);
+    stream.write_all(&hello()).unwrap();
+    read_up_to(&mut stream, OFFERED);
+    stream.write_all(&message(CLAIM, &[numbers(&[0]), vec![0]].concat())).unwrap();
+    read_up_to(&mut stream, RELEASED);
+    drop(stream);
+    wait_until("the server to notice", || failed_handovers(&scene.line) == 1);
+    let Scene { mut client, line, .. } = scene;
+    client.expect_alive();
+    drop(client);
+    line.stop();
+}
+
 #[test]
 fn uploads_go_on_in_the_old_process_when_the_new_one_ends() {
     let scene = Scene::start();

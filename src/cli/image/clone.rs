@@ -7,9 +7,11 @@ use crate::cli::Outcome;
 use crate::cli::owner::{self, RequestError, StorePlace};
 use crate::config::ControlAddress;
 use crate::daemon::logging::show_warnings;
-use crate::store::catalog::StoreName;
+use crate::store::catalog::{ImageRefusal, NodeName, StoreName};
 use crate::store::image_path::{ImagePath, ImagePathError};
-use crate::store::{StoreAnswer, StoreError, StoreRequest, TierPath, look_up_snapshot, names_in_words};
+use crate::store::{
+    OpenStore, StoreAnswer, StoreError, StoreRequest, TierPath, look_up_snapshot, names_in_words,
+};
 
 /// What a clone begins as.
 #[derive(Debug, Clone)]
@@ -41,8 +43,17 @@ pub(super) fn from_tier(
     let StoreAnswer::Store(of) = owner::ask(place(), &StoreRequest::Store, chain::make_room)? else {
         unreachable!("a store describes itself")
     };
+    // What is noted on the tier is noted under the image's name. Of one that is there it says what that reads.
+    for image in &to {
+        let node = NodeName { image: image.clone(), snapshot: None };
+        if owner::ask(place(), &StoreRequest::Image { node }, |_, _| Ok(())).is_ok() {
+            return Err(StoreError::from(ImageRefusal::Exists(image.to_string())).into());
+        }
+    }
     show_warnings();
-    let from = Box::new(look_up_snapshot(from, &of.uuid, &names)?);
+    // Whoever asks a server may not be allowed to look at its store.
+    let reads = owner::look_at_sealed(place(), OpenStore::packs_of_tiers).ok();
+    let from = Box::new(look_up_snapshot(from, (&of.uuid, reads.as_ref()), &names)?);
     let answer = owner::ask(place(), &StoreRequest::CloneFromTier { from, to }, chain::make_room)?;
     Ok(show::answer(&answer, as_json, &format!("Made: {}.", names_in_words(&names))))
 }

@@ -70,11 +70,11 @@ pub(super) fn remove(
     };
     let going = paths.iter().map(named).collect::<Result<Vec<_>, _>>()?;
     let cloned = if force { WithdrawCloned::Yes } else { WithdrawCloned::No };
-    for record in run(withdraw(&*objects, &who, &going, cloned))? {
+    run(withdraw(&*objects, &who, &going, cloned, &mut |record| {
         if let Err(error) = note_withdrawal(store, record.uuid) {
             tracing::warn!(%error, "`image ls` goes on to show that it was pushed");
         }
-    }
+    }))?;
     let removed: Vec<String> = paths.iter().map(|path| path.node.to_string()).collect();
     let sentence = format!(
         "Removed from the tier: {}. What nothing else needs goes with collections (`ringnbd store gc --tier`).\n",

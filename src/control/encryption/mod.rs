@@ -73,7 +73,8 @@ impl Encryption {
         keys: &[u8],
         received: &[u8],
     ) -> Option<(Box<Secured>, TlsIdentity, TlsProof)> {
-        let session = TlsSession::of_state(keys)?;
+        let mut session = TlsSession::of_state(keys)?;
+        session.set_renewal(self.config.renew_after);
         let proof = self.acceptor.borrow().proof_of(&session);
         let identity = session.identity.clone();
         Some((Box::new(Secured { session, received: received.to_vec() }), identity, proof))
@@ -96,5 +97,43 @@ impl Encryption {
     /// Whether an export can only be had with TLS.
     pub(super) fn is_needed_for(&self, export: &str) -> bool {
         self.config.mode == TlsPolicy::Required || self.hidden.contains(export)
+    }
+}
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use super::*;
+    use crate::config::OldestTls;
+    use crate::tls::{CipherSuite, TlsMaterial, TlsVersion};
+
+    /// Its keys wear as those of a session that begins here.
+    #[test]
+    fn a_session_that_goes_on_here_does_so_by_the_configuration() {
+        let material = TlsMaterial {
+            shared_keys: Some(b"vm1:00112233445566778899aabbccddeeff\n"),
+            ..TlsMaterial::default()
+        };
+        let acceptor = TlsAcceptor::new(&material).unwrap();
+        let config = TlsConfig {
+            mode: TlsPolicy::Required,
+            oldest: OldestTls::Tls13,
+            certificate: None,
+            client_authorities: None,
+            revoked: None,
+            shared_keys: None,
+            renew_after: 3,
+            max_session: None,
+        };
+        let acceptor = RefCell::new(Arc::new(acceptor));
+        let encryption = Encryption { config, acceptor, hidden: HashSet::new(), workers: None };
+        for version in TlsVersion::ALL {
+            let (_, server) = TlsSession::simulated((version, CipherSuite::Aes128Gcm), [1; 48], [2; 48]);
+            let keys = server.to_state().unwrap();
+            let (mut secured, ..) = encryption.resume(&keys, b"").unwrap();
+            (0..4).for_each(|_| secured.session.append(&[7; 16 << 10], &mut Vec::new()));
+            let sealer = &secured.session.sealer;
+            let wears = (sealer.key_updates(), sealer.is_worn());
+            assert_eq!(wears, if version == TlsVersion::Tls13 { (1, false) } else { (0, true) });
+        }
     }
 }

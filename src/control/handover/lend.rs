@@ -53,10 +53,11 @@ impl Handovers {
             Some(live) => Some(live.turn.lock().await),
             None => None,
         };
+        // What may fail comes before clients are kept out.
+        let ended = EndOnDrop(new.socket.twin().map_err(HandoverError::Io)?);
         self.accepting.send_replace(Accepting::NotNow);
         // Who is late waits for whoever has the stores then.
         let _late = timeout(HANDSHAKE_TIME, self.plane.no_handshakes()).await;
-        let ended = EndOnDrop(new.socket.twin().map_err(HandoverError::Io)?);
         let mut given = GivenUp::default();
         let moved = self.give_up(new, (stores, takes), &mut given).await;
         if let Ok(true) = moved {

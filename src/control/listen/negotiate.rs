@@ -143,8 +143,6 @@ async fn converse(
         let mut input = channel.unread();
         let (event, left) = (handshake.feed(&mut input), input.len());
         channel.leave(left);
-        let is_secure = handshake.is_secure();
-        let is_hidden = |name: &str| !is_secure && plane.needs_tls(name);
         match event.map_err(Failure::Closed)? {
             None => channel.receive(&mut claim, handshake.option_bytes()).await?,
             Some(Event::Output) => channel.send(handshake.take_output()).await?,
@@ -153,7 +151,8 @@ async fn converse(
                 if matches!(found, Err(Absence::Moved)) {
                     return Err(Failure::Moved);
                 }
-                let found = if is_hidden(&name) { found.and(Err(Absence::Refused)) } else { found };
+                let is_hidden = is_hidden(plane, handshake.is_secure(), &name);
+                let found = if is_hidden { found.and(Err(Absence::Refused)) } else { found };
                 audit.decided(&asker, (handshake.option_name(), &name), &found);
                 let found = found.ok();
                 let info = match &found {
@@ -192,6 +191,11 @@ async fn converse(
     }
 }
 
+/// Whether a client is told of an export only when its connection is a secure one.
+fn is_hidden(plane: &Plane, is_secure: bool, name: &str) -> bool {
+    !is_secure && plane.needs_tls(name)
+}
+
 /// Tells a client which exports there are.
 async fn list(
     stores: &Rc<Stores>,
@@ -202,15 +206,14 @@ async fn list(
 ) -> Result<(), Failure> {
     let plane = &stores.plane;
     let is_secure = handshake.is_secure();
-    let is_hidden = |name: &str| !is_secure && plane.needs_tls(name);
     let mut images = stores.listed(asker).await.map_err(|_absence| Failure::Moved)?;
-    images.retain(|info| !is_hidden(&info.name));
+    images.retain(|info| !is_hidden(plane, is_secure, &info.name));
     let bytes = images.iter().map(|info| plane.answer_bytes(Some(info))).sum::<usize>();
     claim.hold(bytes + plane.answer_bytes(None)).await;
     let catalogue = plane.catalogue();
     let others = catalogue.iter().filter(|entry| !stores.offers(&entry.info.name));
     let others = others.filter(|entry| entry.decide(asker).is_listed);
-    let others: Vec<_> = others.filter(|entry| !is_hidden(&entry.info.name)).collect();
+    let others: Vec<_> = others.filter(|entry| !is_hidden(plane, is_secure, &entry.info.name)).collect();
     audit.listed(asker, others.len() + images.len());
     handshake.listed(others.iter().map(|entry| &entry.info).chain(&images));
     Ok(())

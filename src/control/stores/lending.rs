@@ -59,11 +59,20 @@ impl Stores {
     /// A sentence: something goes on, or an image has lost writes.
     pub(in crate::control) async fn reserve(&self, at: usize) -> Result<Lending<'_>, String> {
         let one = self.all.get(at).ok_or("there is no such store")?;
+        one.uploads.gives_way.set(true);
+        let reserved = self.reserved(one).await;
+        one.uploads.gives_way.set(reserved.is_ok());
+        reserved
+    }
+
+    async fn reserved<'a>(&'a self, one: &'a OneStore) -> Result<Lending<'a>, String> {
         let path = one.of.store.path().display();
         let busy = |_| format!("something goes on in the store {path}: try again when it is done");
         // Work in the background ends for whoever waits.
         one.hurries.set(one.hurries.get() + 1);
         let alone = timeout(PATIENCE, async {
+            // Now, while clients are served: an upload that reads what it is about to send may take its time.
+            one.end_upload().await;
             [one.merging.lock().await, one.collecting.lock().await, one.turn.lock().await]
         });
         let alone = alone.await;
@@ -232,6 +241,7 @@ impl Lending<'_> {
             }
         }
         one.owner.send_replace(StoreOwner::This);
+        one.uploads.gives_way.set(false);
         drop(_alone);
         for node in lost.into_iter().filter(|node| !one.of.fixed.contains_key(node)) {
             if let Some(chosen) = stores.place_of(&node.to_string()).await {

@@ -262,10 +262,14 @@ impl Stores {
         asker: &Asker,
     ) -> Result<Chosen, Absence> {
         for _ in 0..TRIES {
-            let known = self.plane.find(name);
-            let absence = if known.is_some() { Absence::Refused } else { Absence::Missing };
+            let mut known = self.plane.find(name);
             if known.is_none() {
                 self.until_here().await?;
+                // It may have come back with its store.
+                known = self.plane.find(name);
+            }
+            let absence = if known.is_some() { Absence::Refused } else { Absence::Missing };
+            if known.is_none() {
                 self.plane.decide_on_nothing(asker);
             }
             let entry = match known.and_then(|entry| Chosen::admitted(entry, self, asker)) {

@@ -15,6 +15,8 @@ use crate::store::due_pushes::StoreLag;
 #[derive(Debug, Default)]
 pub(super) struct UploadWork {
     pub(super) is_paused: Cell<bool>,
+    /// Another process wants the store: what is under way ends, and nothing begins.
+    pub(super) gives_way: Cell<bool>,
     /// Looks at once what is to be done.
     pub(super) wake: Notify,
     /// A push has ended.

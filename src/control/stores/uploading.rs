@@ -69,7 +69,7 @@ impl Stores {
         let age = one.of.all.as_ref().and_then(|all| all.push);
         let (Some(age), Some(pusher)) = (age, &one.of.pusher) else { return Ok(LAG_PERIOD) };
         let work = &one.uploads;
-        if one.is_lent() {
+        if self.is_to_stop(one) {
             return Ok(PERIOD);
         }
         let (left, began) = (Arc::clone(&work.left), Instant::now());
@@ -112,7 +112,7 @@ impl Stores {
 
     /// Whether nothing is to be pushed, because the store goes elsewhere or the server ends.
     fn is_to_stop(&self, one: &OneStore) -> bool {
-        one.is_lent() || self.plane.is_stopping()
+        one.is_lent() || one.uploads.gives_way.get() || self.plane.is_stopping()
     }
 
     /// Pushes a snapshot, until it is there or is to stop.

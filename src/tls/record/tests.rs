@@ -37,7 +37,7 @@ fn record(secret: &Secret, sequence: u64, inner: &[u8]) -> Vec<u8> {
 }
 
 /// All data of a stream that comes in pieces, and how it ended.
-fn receive<'a>(
+pub(super) fn receive<'a>(
     receiver: &mut RecordReceiver,
     pieces: impl IntoIterator<Item = &'a [u8]>,
 ) -> (Vec<u8>, Result<Opened, RecordError>) {

@@ -9,6 +9,7 @@ use super::header::RECORD_DATA_BYTES;
 use super::key_block::KeyBlock;
 use super::receive::{Opened, RecordReceiver};
 use super::seal::RecordSealer;
+use super::tests::receive;
 use super::traffic_key::TrafficKey;
 use crate::tls::alert::Alert;
 use crate::tls::suite::CipherSuite;
@@ -50,35 +51,8 @@ fn record_with(
     [&[kind, 3, 3][..], &length, explicit, &body].concat()
 }
 
-/// The data of a stream, and how it ended.
-fn receive(
-    receiver: &mut RecordReceiver,
-    stream: &[u8],
-    piece: usize,
-) -> (Vec<u8>, Result<Opened, RecordError>) {
-    let (mut held, mut data, mut last) = (Vec::new(), Vec::new(), Ok(Opened::Need(5)));
-    for piece in stream.chunks(piece) {
-        held.extend_from_slice(piece);
-        loop {
-            last = receiver.open(&mut held);
-            match &last {
-                Ok(Opened::Record { length, data: place }) => {
-                    data.extend_from_slice(&held[place.clone()]);
-                    held.drain(..*length);
-                }
-                Ok(Opened::Need(bytes)) => {
-                    assert!(*bytes > held.len());
-                    break;
-                }
-                Ok(Opened::Closed { .. }) | Err(_) => return (data, last),
-            }
-        }
-    }
-    (data, last)
-}
-
 fn error_of(suite: CipherSuite, stream: &[Vec<u8>]) -> RecordError {
-    receive(&mut receiver(suite), &stream.concat(), usize::MAX).1.expect_err("it is wrong")
+    receive(&mut receiver(suite), stream.concat().chunks(usize::MAX)).1.expect_err("it is wrong")
 }
 
 #[test]
@@ -93,7 +67,7 @@ fn a_sealed_record_is_the_one_of_the_document_and_is_opened_again() {
             sealer.seal(&mut front, &mut body, &mut trailer);
             let sent = [front, body, trailer].concat();
             assert_eq!(sent, record(suite, sequence as u64, DATA, &data), "{suite:?}, {length} bytes");
-            assert_eq!(receive(&mut receiver, &sent, 1000).0, data);
+            assert_eq!(receive(&mut receiver, sent.chunks(1000)).0, data);
         }
     }
 }
@@ -104,7 +78,7 @@ fn with_aes_gcm_any_nonce_is_taken() {
     let (suite, explicit) = (CipherSuite::Aes256Gcm, [0xee; 8]);
     let nonce = [&IV[..4], &explicit[..]].concat().try_into().unwrap();
     let stream = record_with(suite, (0, &explicit, nonce), DATA, b"data");
-    assert_eq!(receive(&mut receiver(suite), &stream, 1).0, b"data");
+    assert_eq!(receive(&mut receiver(suite), stream.chunks(1)).0, b"data");
 }
 
 #[test]
@@ -132,12 +106,12 @@ fn what_is_changed_replayed_or_left_out_is_noticed() {
         for (place, bit) in (0..good.len()).flat_map(|place| (0..8).map(move |bit| (place, bit))) {
             let mut changed = good.clone();
             changed[place] ^= 1 << bit;
-            let (data, end) = receive(&mut receiver(suite), &changed, usize::MAX);
+            let (data, end) = receive(&mut receiver(suite), changed.chunks(usize::MAX));
             // A longer record may still come.
             assert!(data.is_empty() && matches!(end, Err(_) | Ok(Opened::Need(_))), "byte {place}");
         }
         for length in 0..good.len() {
-            let (data, end) = receive(&mut receiver(suite), &good[..length], 3);
+            let (data, end) = receive(&mut receiver(suite), good[..length].chunks(3));
             assert!(data.is_empty() && matches!(end, Ok(Opened::Need(_))), "{length} bytes");
         }
     }
@@ -177,10 +151,10 @@ fn an_end_is_told() {
         let mut sent = Vec::new();
         sealer.append(b"last", &mut sent);
         sealer.alert(Alert::CLOSE_NOTIFY, &mut sent);
-        let (data, end) = receive(&mut receiver, &sent, 7);
+        let (data, end) = receive(&mut receiver, sent.chunks(7));
         assert!(data == b"last" && matches!(end, Ok(Opened::Closed { .. })));
         let more = record(suite, 2, DATA, b"more");
-        assert_eq!(receive(&mut receiver, &more, 100).1, Err(RecordError::BehindClose));
+        assert_eq!(receive(&mut receiver, more.chunks(100)).1, Err(RecordError::BehindClose));
         let refused = record(suite, 0, 21, &[2, 20]);
         assert_eq!(error_of(suite, &[refused]), RecordError::PeerAlert(Alert::BAD_RECORD_MAC));
     }
@@ -199,8 +173,8 @@ proptest! {
         let mut sent = Vec::new();
         parts.iter().for_each(|part| sealer.append(part, &mut sent));
         sent.extend(&noise);
-        let whole = receive(&mut receiver(suite), &sent, usize::MAX);
-        let pieces = receive(&mut receiver(suite), &sent, piece);
+        let whole = receive(&mut receiver(suite), sent.chunks(usize::MAX));
+        let pieces = receive(&mut receiver(suite), sent.chunks(piece));
         prop_assert_eq!(&whole.0, &parts.concat(), "noise behind it gives no data");
         prop_assert_eq!(&pieces.0, &whole.0);
         prop_assert_eq!(pieces.1.is_err(), whole.1.is_err());
@@ -215,6 +189,6 @@ proptest! {
     ) {
         let suite = CipherSuite::ALL[suite];
         let stream = if inner { record(suite, 0, kind, &bytes) } else { bytes };
-        let (_data, _end) = receive(&mut receiver(suite), &stream, usize::MAX);
+        let (_data, _end) = receive(&mut receiver(suite), stream.chunks(usize::MAX));
     }
 }
