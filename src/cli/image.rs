@@ -126,8 +126,7 @@ pub(crate) enum ImageCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Give a snapshot that was pushed a name in the tier for everybody, which stays if the snapshot goes: images
-    /// are cloned from s3://BUCKET/PREFIX/NAME then
+    /// Give a snapshot that was pushed a name in the tier for everybody, which stays if the snapshot goes
     Publish {
         /// The snapshot: STORE/NAME@SNAPSHOT
         #[arg(value_name = "STORE/NAME@SNAPSHOT")]

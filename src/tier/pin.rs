@@ -203,3 +203,49 @@ pub async fn release_unread(
     }
     Ok(released)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::bug::plant;
+    use super::super::directory::DirectoryObjects;
+    use super::super::own::{Pusher, TakeOver, own};
+    use super::super::records::{RecordPack, RecordRoot, TierSpace};
+    use super::super::waiting::run;
+    use super::*;
+
+    /// Whoever looked a snapshot up may come late: its packs may be on their way to deletion by then.
+    #[test]
+    fn what_was_taken_out_is_neither_held_nor_published() {
+        let directory = tempfile::tempdir().unwrap();
+        let objects = DirectoryObjects::new(directory.path()).unwrap();
+        let store = Uuid::from_u128(1);
+        let record = PushRecord {
+            id: Uuid::from_u128(2),
+            image: "vm".to_owned(),
+            snapshot: "monday".to_owned(),
+            uuid: Uuid::from_u128(3),
+            store,
+            created_s: 1,
+            pushed_s: 1,
+            size: 1,
+            space: TierSpace { algorithm: "blake3".to_owned(), chunk_bytes: 65536, domain: Uuid::nil() },
+            root: RecordRoot::Zeroes,
+            packs: vec![RecordPack::new(PackKey { store, number: 1, upload: 0 }, 7)],
+        };
+        let who = Pusher { store, host: "here".to_owned() };
+        run(own(&objects, &who, "vm", TakeOver::No)).unwrap();
+        let held = || run(hold(&objects, &record, (store, "clone")));
+        let named = || run(publish(&objects, record.clone(), "debian"));
+        for refused in [held(), named()] {
+            assert!(matches!(refused, Err(TierError::NoSnapshot { .. })), "{refused:?}");
+        }
+        let left: TierHold = run(read(&objects, &keys::hold(store, "clone"))).unwrap().unwrap();
+        assert!(
+            left.packs.is_empty() && run(published(&objects, "debian")).is_err(),
+            "nothing is kept for it"
+        );
+        plant(Some(TierBug::HoldNotLookedAt));
+        assert!(held().is_ok() && named().is_ok(), "this test sees it");
+        plant(None);
+    }
+}

@@ -1,8 +1,8 @@
 //! The small objects of a tier, as JSON. Unknown keys are passed over, so that a later version can add some;
 //! what older ones must not pass over raises the version.
 //!
-//! Each has a checksum. An owner that was read with a wrong byte would be written back with it, by a PUT whose
-//! condition holds, and a snapshot would be listed under another name, or not at all.
+//! Each has a checksum. An owner that was read with a wrong byte would be written back with it, by a PUT
+//! whose condition holds, and a snapshot would be listed under another name, or not at all.
 
 use std::collections::BTreeMap;
 

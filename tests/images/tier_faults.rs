@@ -72,8 +72,8 @@ fn what_is_here_is_read_while_others_wait() {
     });
 }
 
-/// While all is refused, reads of what is far away fail after their limit, and pushes are tried again; both go
-/// on when nothing is refused any more.
+/// While all is refused, reads of what is far away fail after their limit, and pushes are tried again; both
+/// go on when nothing is refused any more.
 #[test]
 fn credentials_that_are_lost_lose_nothing() {
     let Some(bucket) = Bucket::start() else { return };
@@ -106,7 +106,7 @@ fn credentials_that_are_lost_lose_nothing() {
     assert!(finished.stderr.contains("set the clock of this host"), "{finished}");
     proxy.deny(None);
     other.run("store push STORE --resume").ok();
-    wait_until("it is pushed", || state()["snapshots"] == 1);
+    wait_until("both are pushed", || state()["snapshots"] == 2);
     assert!(read(server, "vm9") == expected);
     let third = Store::init();
     run(&third, &format!("image clone {} STORE/x", proxy.uri("/vm9@mine"))).ok();

@@ -165,7 +165,8 @@ fn disk(data: &[u8]) -> Option<Image> {
     Some(image)
 }
 
-/// Host B boots a guest from a snapshot of which nothing is here, and pushes what it wrote. `None` after a skip.
+/// Host B boots a guest from a snapshot of which nothing is here, and pushes what it wrote. `None` after a
+/// skip.
 fn boot_a_clone((network, store): (&Network, &Store), uri: &str) -> Option<()> {
     let line = format!("image clone {uri} STORE/booted");
     wait_until(&line, || {
