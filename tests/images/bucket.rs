@@ -126,6 +126,8 @@ struct ProxyState {
     denial: Mutex<Option<&'static str>>,
     /// So many of the next answers to whoever makes an object of parts are lost.
     lost_wholes: AtomicU64,
+    /// These had been asked for: their parts are not known any more.
+    known_wholes: Mutex<Vec<String>>,
     /// What is added to each request, in milliseconds.
     late_ms: AtomicU64,
     /// Packs are answered from here: the bucket's server reads a whole one for each part of it.
@@ -154,7 +156,8 @@ impl FaultProxy {
             TcpListener::bind(if host == "localhost" { "127.0.0.1:0" } else { "0.0.0.0:0" }).unwrap();
         let port = listener.local_addr().unwrap().port();
         let (to, random, is_up) = (bucket.port, AtomicU64::new(seed), AtomicBool::new(true));
-        let (rate, is_silent, denial, lost_wholes, late_ms, is_keeping, kept, counts) = Default::default();
+        let (rate, is_silent, denial, lost_wholes, known_wholes) = Default::default();
+        let (late_ms, is_keeping, kept, counts) = Default::default();
         let state = ProxyState {
             to,
             rate,
@@ -163,6 +166,7 @@ impl FaultProxy {
             is_silent,
             denial,
             lost_wholes,
+            known_wholes,
             late_ms,
             is_keeping,
             kept,
@@ -373,10 +377,16 @@ impl ProxyState {
         let path_of_upload = head.strip_prefix("PUT ").and_then(|rest| rest.split(' ').next());
         let path_of_upload = path_of_upload.filter(|path| path.contains(".pack")).map(str::to_owned);
         self.counts.requests.fetch_add(1, Ordering::SeqCst);
+        if is_whole && self.known_wholes.lock().unwrap().contains(&line) {
+            return refuse(&mut client, "404 Not Found", "NoSuchUpload");
+        }
         let fault = match self.fault() {
             // What is no object has nothing that tells its bytes from others.
             ProxyFault::Wrong | ProxyFault::Short if !is_get_of_object => ProxyFault::None,
-            _ if is_whole && took_one(&self.lost_wholes) => ProxyFault::Unanswered,
+            _ if is_whole && took_one(&self.lost_wholes) => {
+                self.known_wholes.lock().unwrap().push(line);
+                ProxyFault::Unanswered
+            }
             fault => fault,
         };
         self.counts.by_fault.lock().unwrap().push(fault);
