@@ -402,7 +402,6 @@ fn planted_bugs_are_found() {
         TierBug::LostAnswerIsFailure,
         TierBug::NameUsedAgain,
         TierBug::ExpiredRecordCommitted,
-        TierBug::ReadHoldReleased,
         TierBug::ConditionsIgnored,
     ] {
         plant(Some(bug));
