@@ -87,7 +87,7 @@ JSON keys:
   trace                              version, snapshot (its uuid), packs (store, number, ranges)
   own                                store, generation, host, since_s, snapshots (records by name)
   publish                            the record: id, image, snapshot, uuid, store, created_s, pushed_s, size,
-                                     space, root, packs
+                                     space, root, packs; with --off name, image, snapshot
   diff                               from, to, from_size, size, extents ({start, length}), changed (bytes)
   map                                a list as of `qemu-img map`: start, length, depth, present, zero, data, offset
   export                             store, node, file, size, from, delta
@@ -134,6 +134,9 @@ pub(crate) enum ImageCommand {
         /// The name
         #[arg(value_name = "NAME")]
         name: String,
+        /// Take the name back: images that were cloned from it stay
+        #[arg(long)]
+        off: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -154,7 +157,7 @@ pub(crate) enum ImageCommand {
     /// Make images that begin as a snapshot is
     Clone {
         /// The snapshot: STORE/NAME@SNAPSHOT, or one of a tier, as s3://BUCKET/PREFIX/NAME@SNAPSHOT or
-        /// file:///srv/tier/NAME@SNAPSHOT
+        /// file:///srv/tier/NAME@SNAPSHOT; NAME alone is what was published as that
         #[arg(value_name = "STORE/NAME@SNAPSHOT")]
         from: CloneOrigin,
         /// The new images: STORE/NAME
@@ -271,7 +274,7 @@ pub(crate) fn run(args: Args) -> Outcome {
         ImageCommand::Flatten(of) => chain::flatten((of.node, of.json), control.as_ref()),
         ImageCommand::Checkpoint(of) => checkpoint::run(of, control.as_ref()),
         ImageCommand::Push { of, rate, json } => tiered::push(&of, rate, json, control.as_ref()),
-        ImageCommand::Publish { of, name, json } => tiered::publish_as(&of, &name, json),
+        ImageCommand::Publish { of, name, off, json } => tiered::publish_as(&of, (&name, off), json),
         ImageCommand::Pull(of) => tier::pull(&of.node, of.json, control.as_ref()),
         ImageCommand::Trace(of) => tier::trace(&of.node, of.json, control.as_ref()),
         ImageCommand::Own { of, force } => tiered::take(&of.node, force, of.json, control.as_ref()),

@@ -22,7 +22,7 @@ use crate::store::{
 use crate::tier::collect::{CollectOptions, CollectedTier, collect_tier};
 use crate::tier::keys::PackKey;
 use crate::tier::own::{Pusher, TakeOver, host_name, own};
-use crate::tier::pin::{publish, release_unread, snapshot};
+use crate::tier::pin::{publish, release_unread, snapshot, unpublish};
 use crate::tier::push::{PushTo, Pushed};
 use crate::tier::records::{NameOwner, TierSpace};
 use crate::tier::uri::TierUri;
@@ -175,13 +175,31 @@ pub(super) fn take(
     Ok(print(&format!("{image} belongs to this store in the tier (generation {}).\n", owner.generation)))
 }
 
-/// Gives a snapshot of the tier a name for everybody.
-pub(super) fn publish_as(path: &ImagePath, name: &str, as_json: bool) -> Result<Outcome, RequestError> {
+/// A name that was taken back. Its keys are part of the interface.
+#[derive(Debug, Serialize)]
+struct UnpublishedJson<'a> {
+    name: &'a str,
+    image: &'a str,
+    snapshot: &'a str,
+}
+
+/// Gives a snapshot of the tier a name for everybody, or takes it back.
+pub(super) fn publish_as(
+    path: &ImagePath,
+    (name, off): (&str, bool),
+    as_json: bool,
+) -> Result<Outcome, RequestError> {
     let objects = tier(&path.store)?;
     let Some(of) = &path.node.snapshot else {
         return Err(StoreError::NotPacked(path.node.to_string()).into());
     };
     let (image, of) = (path.node.image.to_string(), of.to_string());
+    if off {
+        run(unpublish(&*objects, (&image, &of), name))?;
+        let shown = UnpublishedJson { name, image: &image, snapshot: &of };
+        let sentence = format!("{} is not published as {name} any more.\n", path.node);
+        return Ok(print(&if as_json { json(&shown) } else { sentence }));
+    }
     let record = run(async {
         let record = snapshot(&*objects, &image, &of).await?;
         publish(&*objects, record.clone(), name).await?;

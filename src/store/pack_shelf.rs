@@ -261,9 +261,22 @@ impl PackShelf {
         !self.foreign.is_empty()
     }
 
-    /// Whether a chunk may have to be fetched from far away.
-    pub(crate) fn may_be_far(&self, chunk: &NamedChunk) -> bool {
-        self.has_far() && chunk.hint.is_none_or(|hint| self.foreign.origin(hint.pack).is_some())
+    /// Whether a chunk can be read without a request to a tier, as far as that is known at once.
+    pub(crate) fn is_near(&self, chunk: &NamedChunk) -> bool {
+        if !self.has_far() {
+            return true;
+        }
+        let Some(hint) = chunk.hint else { return false };
+        if self.foreign.origin(hint.pack).is_none() || lock(&self.chunks).has(&chunk.hash) {
+            return true;
+        }
+        let pack = touch(&mut lock(&self.open), &hint.pack);
+        pack.is_some_and(|pack| {
+            let place = pack.chunk(hint.slot).filter(|place| place.hash == chunk.hash);
+            place.is_some_and(|place| {
+                pack.file().has_now(place.offset..place.offset + u64::from(place.payload_bytes))
+            })
+        })
     }
 
     /// Another pack that has a damaged chunk, which is told of.
@@ -294,6 +307,10 @@ impl PackShelf {
 }
 
 impl KeptChunks {
+    fn has(&self, hash: &ChunkHash) -> bool {
+        self.chunks.iter().any(|(kept, _)| kept == hash)
+    }
+
     fn keep(&mut self, hash: ChunkHash, bytes: &Arc<Vec<u8>>) {
         self.bytes += bytes.len();
         self.chunks.push_back((hash, Arc::clone(bytes)));

@@ -14,9 +14,9 @@ use super::image_path::ImagePathError;
 use super::manifest::{ManifestEntry, ManifestRoot, NamedChunk};
 use super::open_store::now_s;
 use super::pack::{ChunkHash, ChunkHint, ChunkSpace, HashAlgorithm};
+use crate::tier::keys::{self, PackKey};
+use crate::tier::records::{NameOwner, READ_AGAIN, RecordPack, TierHeader, TierHold, TierRecord};
 
-/// The version of records that this program knows.
-const VERSION: u32 = 1;
 /// Packs of a snapshot at most.
 const MOST_PACKS: usize = 1 << 20;
 
@@ -41,6 +41,18 @@ pub struct RecordedPack {
     pub local: Option<u64>,
 }
 
+impl From<&RecordedPack> for RecordPack {
+    fn from(pack: &RecordedPack) -> Self {
+        let RecordedPack { store, number, upload, bytes, footer_offset, chunks, local } = *pack;
+        Self { key: PackKey { store, number, upload }, bytes, footer_offset, chunks: chunks.into(), local }
+    }
+}
+
+/// Which object it is.
+const fn identity(pack: &RecordPack) -> (Uuid, u64, u32) {
+    (pack.key.store, pack.key.number, pack.key.upload)
+}
+
 /// How chunks are named.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordedSpace {
@@ -60,6 +72,8 @@ pub enum RecordedRoot {
 /// A snapshot on a tier.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RecordedSnapshot {
+    /// Not in one that is part of another object.
+    #[serde(default = "first_version")]
     pub version: u32,
     pub snapshot: String,
     /// The snapshot's own.
@@ -84,7 +98,7 @@ pub struct TierSnapshot {
     pub boot_trace: Option<BootTrace>,
 }
 
-/// A snapshot of a tier, as a user names it.
+/// A snapshot of a tier, or the name that it was published under, as a user writes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TierPath {
     /// Where the tier is.
@@ -137,52 +151,55 @@ pub fn look_up_snapshot(
     Ok(TierSnapshot { boot_trace, ..found })
 }
 
-#[derive(Deserialize)]
-struct TierHeaderJson {
-    version: u32,
-    uuid: Uuid,
+impl TierRecord for RecordedSnapshot {}
+
+/// A name for everybody, as it lies there.
+#[derive(Debug, Serialize, Deserialize)]
+struct PublishedSnapshot {
+    record: Option<RecordedSnapshot>,
 }
 
-#[derive(Deserialize)]
-struct OwnerJson {
-    version: u32,
-    snapshots: BTreeMap<String, Uuid>,
+impl TierRecord for PublishedSnapshot {}
+
+const fn first_version() -> u32 {
+    1
 }
 
-#[derive(Serialize)]
-struct HoldJson {
-    version: u32,
-    since_s: u64,
-    snapshot: Uuid,
-    packs: Vec<RecordedPack>,
-}
-
-#[derive(Deserialize)]
-struct HeldJson {
-    packs: Vec<RecordedPack>,
-}
-
-fn read_json<T: serde::de::DeserializeOwned>(source: &dyn RangeSource, key: &str) -> Result<T, StoreError> {
-    let bytes = source.read_object(key).map_err(|error| StoreError::Tier(error.to_string()))?;
-    serde_json::from_slice(&bytes).map_err(|error| StoreError::Tier(format!("{key} cannot be read: {error}")))
-}
-
-/// The packs that are kept under a key; none if nothing is, or it cannot be read.
-fn held(source: &dyn RangeSource, key: &str) -> Result<Vec<RecordedPack>, StoreError> {
-    match source.read_object(key) {
-        Ok(bytes) => {
-            Ok(serde_json::from_slice(&bytes).map_or_else(|_| Vec::new(), |held: HeldJson| held.packs))
+/// A small object of a tier, if it is there. One that does not fit its checksum is asked for again.
+fn find_record<T: TierRecord>(source: &dyn RangeSource, key: &str) -> Result<Option<T>, StoreError> {
+    let mut damaged = 0;
+    loop {
+        let bytes = match source.read_object(key) {
+            Err(SourceError::Missing(_)) => return Ok(None),
+            read => read.map_err(|error| StoreError::Tier(error.to_string()))?,
+        };
+        match T::decode(&bytes) {
+            Err(why) if why.may_be_damage() && damaged < READ_AGAIN => damaged += 1,
+            read => return read.map(Some).map_err(|why| StoreError::Tier(format!("{key}: {why}"))),
         }
-        Err(SourceError::Missing(_)) => Ok(Vec::new()),
-        Err(error) => Err(StoreError::Tier(error.to_string())),
     }
 }
 
-fn check_version(version: u32) -> Result<(), StoreError> {
-    match version {
-        ..=VERSION => Ok(()),
-        later => Err(StoreError::Tier(format!("it is of version {later} of tiers: use a newer ringnbd"))),
-    }
+fn read_record<T: TierRecord>(source: &dyn RangeSource, key: &str) -> Result<T, StoreError> {
+    let missing = || StoreError::Tier(SourceError::Missing(key.to_owned()).to_string());
+    find_record(source, key)?.ok_or_else(missing)
+}
+
+/// The record of a snapshot, or of what was published under a name.
+fn named_record(source: &dyn RangeSource, node: &NodeName) -> Result<RecordedSnapshot, StoreError> {
+    let image = &node.image;
+    let Some(snapshot) = &node.snapshot else {
+        let found: Option<PublishedSnapshot> = find_record(source, &keys::published(image.as_str()))?;
+        let nothing = || {
+            let why = format!("nothing is published as {image}: write {image}@SNAPSHOT for a snapshot of it");
+            StoreError::Tier(why)
+        };
+        return found.and_then(|found| found.record).ok_or_else(nothing);
+    };
+    let owner: NameOwner = read_record(source, &keys::owner(image.as_str()))?;
+    let missing = || ImageRefusal::NoSnapshot { image: image.clone(), snapshot: snapshot.clone() };
+    let id = owner.snapshots.get(snapshot.as_str()).ok_or_else(missing)?;
+    read_record(source, &keys::record(image.as_str(), *id))
 }
 
 impl TierSnapshot {
@@ -195,16 +212,8 @@ impl TierSnapshot {
         address: &str,
         node: &NodeName,
     ) -> Result<Self, StoreError> {
-        let (image, snapshot) = node.clone().into_snapshot()?;
-        let tier: TierHeaderJson = read_json(source, "tier.json")?;
-        check_version(tier.version)?;
-        let owner: OwnerJson = read_json(source, &format!("images/{image}/owner.json"))?;
-        check_version(owner.version)?;
-        let missing = || ImageRefusal::NoSnapshot { image: image.clone(), snapshot: snapshot.clone() };
-        let id = owner.snapshots.get(snapshot.as_str()).ok_or_else(missing)?;
-        let record: RecordedSnapshot =
-            read_json(source, &format!("images/{image}/records/{}.json", id.simple()))?;
-        check_version(record.version)?;
+        let tier: TierHeader = read_record(source, keys::TIER)?;
+        let record = named_record(source, node)?;
         Ok(Self { tier: tier.uuid, address: address.to_owned(), record, boot_trace: None })
     }
 
@@ -221,17 +230,18 @@ impl TierSnapshot {
         reads: Option<&BTreeSet<(Uuid, u64)>>,
         since_s: u64,
     ) -> Result<(), StoreError> {
-        let key = format!("holds/{}/{image}.json", store.simple());
-        let (mut packs, snapshot) = (self.record.packs.clone(), self.record.uuid);
-        let known: BTreeSet<_> = packs.iter().map(|pack| (pack.store, pack.number, pack.upload)).collect();
-        let is_kept = |pack: &RecordedPack| {
-            !known.contains(&(pack.store, pack.number, pack.upload))
-                && reads.is_none_or(|reads| reads.contains(&(pack.store, pack.number)))
+        let key = keys::hold(store, image);
+        let mut packs: Vec<_> = self.record.packs.iter().map(RecordPack::from).collect();
+        let known: BTreeSet<_> = packs.iter().map(identity).collect();
+        let is_kept = |pack: &RecordPack| {
+            !known.contains(&identity(pack))
+                && reads.is_none_or(|reads| reads.contains(&(pack.key.store, pack.key.number)))
         };
-        packs.extend(held(source, &key)?.into_iter().filter(is_kept));
-        let hold = HoldJson { version: VERSION, since_s, snapshot, packs };
-        let text = serde_json::to_vec_pretty(&hold).unwrap_or_default();
-        source.write_object(&key, &text).map_err(|error: SourceError| StoreError::Tier(error.to_string()))
+        let earlier: Option<TierHold> = find_record(source, &key)?;
+        packs.extend(earlier.into_iter().flat_map(|hold| hold.packs).filter(is_kept));
+        let hold = TierHold { since_s, packs, snapshot: Some(self.record.uuid) };
+        let written = source.write_object(&key, &hold.encode());
+        written.map_err(|error| StoreError::Tier(error.to_string()))
     }
 
     /// What the catalogue needs of it. It may be anything.

@@ -19,6 +19,13 @@ pub(super) enum TierBug {
     NameUsedAgain,
     /// A record that was given up may still be committed.
     ExpiredRecordCommitted,
+    /// What an image was cloned from is not looked at again once its packs are held.
+    HoldNotLookedAt,
+    /// What a store keeps for its images ends though one of them reads it.
+    ReadHoldReleased,
+    /// The object store takes each PUT, whatever its condition.
+    #[cfg(test)]
+    ConditionsIgnored,
 }
 
 /// Whether a bug is switched on: never outside of tests.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::bug::{TierBug, is_planted};
 use super::error::TierError;
 use super::objects::{ObjectError, ObjectFuture, ObjectVersion, Objects, PutIf};
-use super::records::TierRecord;
+use super::records::{READ_AGAIN, TierRecord};
 use crate::pause::GrowingPause;
 
 /// How often an object is read again because somebody else has changed it.
@@ -71,13 +71,23 @@ async fn read_version<R: TierRecord>(
     objects: &dyn Objects,
     key: &str,
 ) -> Result<Option<(R, ObjectVersion)>, TierError> {
-    let found = match patiently(objects, || objects.get(key)).await {
-        Ok(found) => found,
-        Err(ObjectError::Missing(_)) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let record = R::decode(&found.bytes).map_err(|why| TierError::Record { key: key.to_owned(), why })?;
-    Ok(Some((record, found.version)))
+    let mut damaged = 0;
+    loop {
+        let found = match patiently(objects, || objects.get(key)).await {
+            Ok(found) => found,
+            Err(ObjectError::Missing(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        match R::decode(&found.bytes) {
+            Ok(record) => return Ok(Some((record, found.version))),
+            Err(why) if why.may_be_damage() && damaged < READ_AGAIN => {
+                tracing::debug!(key, %why, "an object is read again");
+                objects.wait(WAITS.after(damaged)).await?;
+                damaged += 1;
+            }
+            Err(why) => return Err(TierError::Record { key: key.to_owned(), why }),
+        }
+    }
 }
 
 /// Whether an object is there.

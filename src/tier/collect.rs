@@ -49,6 +49,8 @@ struct Needed {
     records: Vec<SeenRecord>,
     /// By their own uuids.
     snapshots: BTreeSet<Uuid>,
+    /// Names without any record.
+    emptied: Vec<String>,
 }
 
 /// Of a record, what says whether it goes. A tier has millions of them.
@@ -107,7 +109,7 @@ pub async fn collect_tier(
             see(objects, key).await?;
         }
     }
-    expire(objects, &needed.records, options.expiry_s, &mut collected).await?;
+    expire(objects, &needed, options.expiry_s, &mut collected).await?;
     // They are hints: one that goes too early, because a listing was late, costs a boot some time.
     for found in &traces {
         let snapshot = keys::of_boot_trace(&found.key);
@@ -166,6 +168,11 @@ async fn each<'a, R: TierRecord>(
 async fn needed(objects: &dyn Objects) -> Result<Needed, TierError> {
     let needed = Mutex::new(Needed::default());
     let found = patiently(objects, || objects.list(keys::IMAGES)).await?;
+    let has_records: BTreeSet<&str> =
+        found.iter().filter_map(|found| keys::of_record(&found.key)).map(|(image, _)| image).collect();
+    let emptied = found.iter().filter_map(|found| keys::of_owner(&found.key));
+    let emptied = emptied.filter(|image| !has_records.contains(image)).map(str::to_owned).collect();
+    lock(&needed).emptied = emptied;
     let records = found.iter().map(|found| &found.key).filter(|key| keys::of_record(key).is_some());
     each::<PushRecord>(objects, records, |_, record| {
         let PushRecord { id, image, snapshot, pushed_s, uuid, .. } = record;
@@ -194,13 +201,16 @@ async fn needed(objects: &dyn Objects) -> Result<Needed, TierError> {
 /// Records go that no owner lists and that are old: of pushes that ended, and of snapshots that were removed.
 async fn expire(
     objects: &dyn Objects,
-    records: &[SeenRecord],
+    needed: &Needed,
     expiry_s: u64,
     collected: &mut CollectedTier,
 ) -> Result<(), TierError> {
     let now_s = objects.now_s();
     let is_old = |record: &&SeenRecord| now_s >= record.pushed_s.saturating_add(expiry_s);
-    let images: BTreeSet<&str> = records.iter().filter(is_old).map(|record| record.image.as_str()).collect();
+    let records = &needed.records;
+    let of_old = records.iter().filter(is_old).map(|record| record.image.as_str());
+    // A name whose last record went may still name it as given up.
+    let images: BTreeSet<&str> = of_old.chain(needed.emptied.iter().map(String::as_str)).collect();
     let owners = Mutex::new(BTreeMap::new());
     let keys_of: Vec<String> = images.into_iter().map(keys::owner).collect();
     each::<NameOwner>(objects, keys_of.iter(), |key, owner| {

@@ -34,7 +34,7 @@ fn outcome<T>(done: &Result<T, ObjectError>) -> usize {
         Err(ObjectError::Precondition(_)) => 2,
         Err(ObjectError::Throttled { .. }) => 3,
         Err(ObjectError::Unreachable { .. }) => 4,
-        Err(ObjectError::Denied { .. }) => 5,
+        Err(ObjectError::Denied { .. } | ObjectError::Skewed { .. }) => 5,
         Err(ObjectError::Other { .. }) => 6,
     }
 }

@@ -42,6 +42,8 @@ pub enum TierError {
         "{image}@{snapshot} was cloned from the tier: {clones}. With --force it goes; these clones keep the packs that they read"
     )]
     Cloned { image: String, snapshot: String, clones: String },
+    #[error("{image}@{snapshot} is not what the tier has published as {name}")]
+    NotPublished { image: String, snapshot: String, name: String },
     #[error("{0} has {MOST_SNAPSHOTS} snapshots in the tier, which is the most: remove some")]
     Full(String),
     #[error("{key} is neither in the tier nor in this store: {why}")]
@@ -63,7 +65,7 @@ impl TierError {
             Self::Pack { .. } | Self::Busy(_) => false,
             Self::Name(_) | Self::NoTier | Self::OtherSpace { .. } | Self::NotOwner { .. } => true,
             Self::NoImage(_) | Self::NoSnapshot { .. } | Self::OtherSnapshot { .. } => true,
-            Self::Cloned { .. } | Self::Full(_) => true,
+            Self::Cloned { .. } | Self::NotPublished { .. } | Self::Full(_) => true,
         }
     }
 }

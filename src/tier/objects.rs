@@ -25,6 +25,10 @@ pub enum ObjectError {
     Unreachable { key: String, why: String },
     #[error("{key}: access is denied: {why}; look at the credentials and the rights of the bucket")]
     Denied { key: String, why: String },
+    #[error(
+        "{key}: the object store refuses a request of another time than its own: {why}; set the clock of this host"
+    )]
+    Skewed { key: String, why: String },
     #[error("{key}: {why}")]
     Other { key: String, why: String },
 }

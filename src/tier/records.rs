@@ -1,10 +1,14 @@
 //! The small objects of a tier, as JSON. Unknown keys are passed over, so that a later version can add some;
 //! what older ones must not pass over raises the version.
+//!
+//! Each has a checksum. An owner that was read with a wrong byte would be written back with it, by a PUT
+//! whose condition holds, and a snapshot would be listed under another name, or not at all.
 
 use std::collections::BTreeMap;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::keys::PackKey;
@@ -16,6 +20,9 @@ pub const MOST_BYTES: usize = 16 << 20;
 /// Snapshots of a name at most: all are named in one object.
 pub const MOST_SNAPSHOTS: usize = 4096;
 
+/// How often an object is read again that does not fit its checksum: what spoils it may do so twice.
+pub(crate) const READ_AGAIN: u32 = 4;
+
 /// Why an object is none of a tier.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TierRecordError {
@@ -25,12 +32,31 @@ pub enum TierRecordError {
     Json(String),
     #[error("it is too large: {0} bytes")]
     Large(usize),
+    #[error("it is damaged: its checksum is of other contents")]
+    Checksum,
+}
+
+impl TierRecordError {
+    /// Whether the bytes may have become others on their way.
+    pub(crate) const fn may_be_damage(&self) -> bool {
+        matches!(self, Self::Json(_) | Self::Checksum)
+    }
+}
+
+/// The key of an object's checksum. It is not in objects of earlier programs, nor in one that somebody has
+/// written by hand.
+const CHECKSUM: &str = "checksum";
+
+/// The checksum of all other keys: of their shortest text, so that white space does not count.
+fn checksum(value: &Value) -> String {
+    let hash = blake3::hash(&serde_json::to_vec(value).unwrap_or_default());
+    hash.to_hex()[..32].to_owned()
 }
 
 /// Something that lies in a tier as JSON.
-pub trait TierRecord: Serialize + DeserializeOwned {
+pub trait TierRecord: Serialize + DeserializeOwned + Send {
     /// # Errors
-    /// It is of a later version, or something else.
+    /// It is of a later version, damaged, or something else.
     fn decode(bytes: &[u8]) -> Result<Self, TierRecordError> {
         #[derive(Deserialize)]
         struct Versioned {
@@ -40,16 +66,22 @@ pub trait TierRecord: Serialize + DeserializeOwned {
             return Err(TierRecordError::Large(bytes.len()));
         }
         let json = |error: serde_json::Error| TierRecordError::Json(error.to_string());
-        let Versioned { version } = serde_json::from_slice(bytes).map_err(json)?;
+        let mut value: Value = serde_json::from_slice(bytes).map_err(json)?;
+        let said = value.as_object_mut().and_then(|object| object.remove(CHECKSUM));
+        if said.is_some_and(|said| said != checksum(&value)) {
+            return Err(TierRecordError::Checksum);
+        }
+        let Versioned { version } = Versioned::deserialize(&value).map_err(json)?;
         if version > VERSION {
             return Err(TierRecordError::Newer(version));
         }
-        serde_json::from_slice(bytes).map_err(json)
+        serde_json::from_value(value).map_err(json)
     }
 
     fn encode(&self) -> Vec<u8> {
         let mut value = serde_json::to_value(self).unwrap_or_default();
         value["version"] = VERSION.into();
+        value[CHECKSUM] = checksum(&value).into();
         serde_json::to_vec_pretty(&value).unwrap_or_default()
     }
 }
@@ -229,13 +261,60 @@ mod tests {
         assert_eq!(TrashMark::decode(&mark.encode()), Ok(mark));
     }
 
+    /// An object as another program would have written it.
+    fn changed(change: impl FnOnce(&mut Value)) -> Vec<u8> {
+        let mut value: Value = serde_json::from_slice(&record().encode()).unwrap();
+        value.as_object_mut().unwrap().remove(CHECKSUM).unwrap();
+        change(&mut value);
+        value[CHECKSUM] = checksum(&value).into();
+        value.to_string().into_bytes()
+    }
+
     #[test]
     fn a_later_version_is_refused_and_a_further_key_is_not() {
-        let mut value: serde_json::Value = serde_json::from_slice(&record().encode()).unwrap();
-        value["further"] = true.into();
+        let further = changed(|value| value["further"] = true.into());
+        assert_eq!(PushRecord::decode(&further), Ok(record()));
+        let later = changed(|value| value["version"] = 2.into());
+        assert_eq!(PushRecord::decode(&later), Err(TierRecordError::Newer(2)));
+    }
+
+    /// Whatever bit becomes another on the way, the object is what it was or none.
+    #[test]
+    fn no_flipped_bit_makes_another_object() {
+        let good = record().encode();
+        for bit in 0..good.len() * 8 {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            match PushRecord::decode(&bytes) {
+                Err(why) => assert!(why.may_be_damage(), "bit {bit}: {why}"),
+                // White space, or a letter of the key "checksum".
+                Ok(read) => assert_eq!(read, record(), "bit {bit}"),
+            }
+        }
+        let mut bytes = good.clone();
+        bytes.truncate(good.len() / 2);
+        assert!(PushRecord::decode(&bytes).is_err_and(|why| why.may_be_damage()));
+    }
+
+    /// A checksum is of keys in one order, whichever one an object has: a feature of the JSON crate that some
+    /// dependency could switch on would change that, and all checksums.
+    #[test]
+    fn the_order_of_keys_does_not_count() {
+        let text = |text: &str| serde_json::from_str::<Value>(text).unwrap();
+        assert_eq!(
+            checksum(&text(r#"{"b": {"d": 1, "c": 2}, "a": 3}"#)),
+            checksum(&text(r#"{"a":3,"b":{"c":2,"d":1}}"#))
+        );
+    }
+
+    /// Earlier programs wrote none, and whoever edits an object takes it out.
+    #[test]
+    fn an_object_needs_no_checksum() {
+        let mut value: Value = serde_json::from_slice(&record().encode()).unwrap();
+        value.as_object_mut().unwrap().remove(CHECKSUM).unwrap();
         assert_eq!(PushRecord::decode(value.to_string().as_bytes()), Ok(record()));
-        value["version"] = 2.into();
-        assert_eq!(PushRecord::decode(value.to_string().as_bytes()), Err(TierRecordError::Newer(2)));
+        value[CHECKSUM] = 7.into();
+        assert_eq!(PushRecord::decode(value.to_string().as_bytes()), Err(TierRecordError::Checksum));
     }
 
     #[test]

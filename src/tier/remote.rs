@@ -89,13 +89,22 @@ impl RemoteObjects {
             }
             parts.complete().await.map(drop).map_err(failure(key))
         };
-        let done = all.await;
-        if done.is_err()
-            && let Err(error) = parts.abort().await
-        {
+        let Err(error) = all.await else { return Ok(()) };
+        // The parts may have become the object though nobody was told; whoever says so once more is told
+        // that there are no such parts.
+        if self.store.head(&path).await.is_ok_and(|found| found.size == from.length()) {
+            return Ok(());
+        }
+        if let Err(error) = parts.abort().await {
             tracing::debug!(key, %error, "parts of an upload that failed stay: have the bucket remove them");
         }
-        done
+        Err(match error {
+            ObjectError::Missing(key) => {
+                let why = "the parts of an upload are gone".to_owned();
+                ObjectError::Unreachable { key, why }
+            }
+            error => error,
+        })
     }
 
     async fn list_now(&self, folder: &str) -> Result<Vec<ObjectMeta>, ObjectError> {
@@ -148,12 +157,20 @@ fn failure(key: &str) -> impl Fn(object_store::Error) -> ObjectError {
                 ObjectError::Precondition(key)
             }
             Error::PermissionDenied { source, .. } | Error::Unauthenticated { source, .. } => {
-                ObjectError::Denied { key, why: in_words(&**source) }
+                denied(key, in_words(&**source))
             }
             Error::Generic { source, .. } => of_words(key, in_words(&**source)),
             other => ObjectError::Other { key, why: other.to_string() },
         }
     }
+}
+
+/// S3 refuses requests whose signature is of another time than its own.
+fn denied(key: String, why: String) -> ObjectError {
+    if why.contains("RequestTimeTooSkewed") {
+        return ObjectError::Skewed { key, why };
+    }
+    ObjectError::Denied { key, why }
 }
 
 /// An error with all that it stands on, in one line.
@@ -248,6 +265,13 @@ impl Objects for RemoteObjects {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_denied_for_its_time_is_told_apart() {
+        let told = |text: &str| denied("k".to_owned(), text.to_owned()).to_string();
+        assert!(told("<Code>RequestTimeTooSkewed</Code>").contains("set the clock of this host"));
+        assert!(told("<Code>AccessDenied</Code>").contains("look at the credentials"));
+    }
 
     #[test]
     fn errors_are_classed_by_their_status() {

@@ -83,7 +83,7 @@ pub(super) enum ProxyFault {
     Cut,
     /// The answer is complete, and says that it has half of the bytes.
     Short,
-    /// A byte of a pack is another one.
+    /// A byte of an object is another one.
     Wrong,
     /// It took place, and nobody is told.
     Unanswered,
@@ -122,6 +122,12 @@ struct ProxyState {
     is_up: AtomicBool,
     /// Requests come, and wait.
     is_silent: AtomicBool,
+    /// Why all requests are refused, in a word of S3, if they are.
+    denial: Mutex<Option<&'static str>>,
+    /// So many of the next answers to whoever makes an object of parts are lost.
+    lost_wholes: AtomicU64,
+    /// These had been asked for: their parts are not known any more.
+    known_wholes: Mutex<Vec<String>>,
     /// What is added to each request, in milliseconds.
     late_ms: AtomicU64,
     /// Packs are answered from here: the bucket's server reads a whole one for each part of it.
@@ -150,8 +156,22 @@ impl FaultProxy {
             TcpListener::bind(if host == "localhost" { "127.0.0.1:0" } else { "0.0.0.0:0" }).unwrap();
         let port = listener.local_addr().unwrap().port();
         let (to, random, is_up) = (bucket.port, AtomicU64::new(seed), AtomicBool::new(true));
-        let (rate, is_silent, late_ms, is_keeping, kept, counts) = Default::default();
-        let state = ProxyState { to, rate, random, is_up, is_silent, late_ms, is_keeping, kept, counts };
+        let (rate, is_silent, denial, lost_wholes, known_wholes) = Default::default();
+        let (late_ms, is_keeping, kept, counts) = Default::default();
+        let state = ProxyState {
+            to,
+            rate,
+            random,
+            is_up,
+            is_silent,
+            denial,
+            lost_wholes,
+            known_wholes,
+            late_ms,
+            is_keeping,
+            kept,
+            counts,
+        };
         let state = Arc::new(state);
         let proxy = Self { host, port, state, listening: Mutex::default() };
         proxy.listen(listener);
@@ -189,6 +209,20 @@ impl FaultProxy {
     /// Requests have no answer for as long as this is so.
     pub(super) fn be_silent(&self, is_so: bool) {
         self.state.is_silent.store(is_so, Ordering::SeqCst);
+    }
+
+    /// All requests are refused for this reason, or none any more.
+    pub(super) fn deny(&self, why: Option<&'static str>) {
+        *self.state.denial.lock().unwrap() = why;
+    }
+
+    /// The next uploads in parts become objects, and nobody is told.
+    pub(super) fn lose_wholes(&self, count: u64) {
+        self.state.lost_wholes.store(count, Ordering::SeqCst);
+    }
+
+    pub(super) fn lost_wholes(&self) -> u64 {
+        self.state.lost_wholes.load(Ordering::SeqCst)
     }
 
     /// An object store that is fast, and so far away.
@@ -274,6 +308,18 @@ fn without(head: &str, name: &str) -> String {
     others.map(|line| format!("{line}\r\n")).collect::<String>() + "\r\n"
 }
 
+const UNAVAILABLE: &str = "503 Service Unavailable";
+
+fn refuse(client: &mut TcpStream, status: &str, code: &str) -> std::io::Result<()> {
+    let body = format!("<Error><Code>{code}</Code></Error>");
+    let length = body.len();
+    write!(client, "HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}")
+}
+
+fn took_one(left: &AtomicU64) -> bool {
+    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
+}
+
 impl ProxyState {
     fn fault(&self) -> ProxyFault {
         // Xorshift.
@@ -324,28 +370,33 @@ impl ProxyState {
             std::thread::sleep(Duration::from_millis(5));
         }
         std::thread::sleep(Duration::from_millis(self.late_ms.load(Ordering::SeqCst)));
-        let is_get_of_pack = head.starts_with("GET ") && head.lines().next().unwrap().contains(".pack");
+        let line = head.lines().next().unwrap().to_owned();
+        let is_get_of_pack = line.starts_with("GET ") && line.contains(".pack");
+        let is_get_of_object = is_get_of_pack || line.starts_with("GET ") && line.contains(".json");
+        let is_whole = line.starts_with("POST ") && line.contains("uploadId=");
         let path_of_upload = head.strip_prefix("PUT ").and_then(|rest| rest.split(' ').next());
-        let path_of_upload = path_of_upload.filter(|path| path.ends_with(".pack")).map(str::to_owned);
+        let path_of_upload = path_of_upload.filter(|path| path.contains(".pack")).map(str::to_owned);
         self.counts.requests.fetch_add(1, Ordering::SeqCst);
+        if is_whole && self.known_wholes.lock().unwrap().contains(&line) {
+            return refuse(&mut client, "404 Not Found", "NoSuchUpload");
+        }
         let fault = match self.fault() {
-            // What is no pack has nothing that tells its bytes from others.
-            ProxyFault::Wrong | ProxyFault::Short if !is_get_of_pack => ProxyFault::None,
+            // What is no object has nothing that tells its bytes from others.
+            ProxyFault::Wrong | ProxyFault::Short if !is_get_of_object => ProxyFault::None,
+            _ if is_whole && took_one(&self.lost_wholes) => {
+                self.known_wholes.lock().unwrap().push(line);
+                ProxyFault::Unanswered
+            }
             fault => fault,
         };
         self.counts.by_fault.lock().unwrap().push(fault);
-        let refuse = |client: &mut TcpStream, code: &str| {
-            let body = format!("<Error><Code>{code}</Code></Error>");
-            let length = body.len();
-            write!(
-                client,
-                "HTTP/1.1 503 Service Unavailable\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}"
-            )
-        };
+        if let Some(code) = *self.denial.lock().unwrap() {
+            return refuse(&mut client, "403 Forbidden", code);
+        }
         match fault {
             ProxyFault::Late => std::thread::sleep(Duration::from_millis(150)),
-            ProxyFault::Unavailable => return refuse(&mut client, "InternalError"),
-            ProxyFault::SlowDown => return refuse(&mut client, "SlowDown"),
+            ProxyFault::Unavailable => return refuse(&mut client, UNAVAILABLE, "InternalError"),
+            ProxyFault::SlowDown => return refuse(&mut client, UNAVAILABLE, "SlowDown"),
             _ => {}
         }
         let (head, mut body) = match is_get_of_pack && self.is_keeping.load(Ordering::SeqCst) {

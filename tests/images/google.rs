@@ -12,8 +12,12 @@ use super::bucket::{read_message, value};
 struct GoogleState {
     /// Generation and bytes, by key.
     objects: Mutex<BTreeMap<String, (u64, Vec<u8>)>>,
+    /// Parts of uploads, by the names of these and their numbers.
+    parts: Mutex<BTreeMap<(String, usize), Vec<u8>>>,
     generations: AtomicU64,
     conditions: AtomicU64,
+    /// Uploads in parts that became objects.
+    wholes: AtomicU64,
 }
 
 pub(super) struct FakeGoogle {
@@ -41,6 +45,11 @@ impl FakeGoogle {
         self.port
     }
 
+    /// Uploads in parts that became objects.
+    pub(super) fn wholes(&self) -> u64 {
+        self.state.wholes.load(Ordering::SeqCst)
+    }
+
     /// Writes that had a condition.
     pub(super) fn conditions(&self) -> u64 {
         self.state.conditions.load(Ordering::SeqCst)
@@ -66,7 +75,9 @@ impl GoogleState {
         if key.is_empty() {
             return self.list(&mut stream, query);
         }
-        assert!(!query.contains("upload"), "an object of a test is small");
+        if query.contains("upload") {
+            return self.upload(&mut stream, (method, &key, query), body);
+        }
         let mut objects = self.objects.lock().unwrap();
         let there = objects.get(&key).map_or(0, |(generation, _)| *generation);
         match method {
@@ -99,6 +110,57 @@ impl GoogleState {
                 reply(&mut stream, status, &headers, if method == "HEAD" { b"" } else { part }, part.len())
             }
             _ => reply(&mut stream, "404 Not Found", "", b"", 0),
+        }
+    }
+
+    /// An object that comes in parts: it is named, its parts come, and they become one or go.
+    fn upload(
+        &self,
+        stream: &mut TcpStream,
+        (method, key, query): (&str, &str, &str),
+        body: Vec<u8>,
+    ) -> std::io::Result<()> {
+        let of = |name: &str| query.split('&').find_map(|part| part.strip_prefix(name));
+        let id = of("uploadId=").map(decoded);
+        let number = of("partNumber=").map(|number| number.parse::<usize>().unwrap());
+        let mut parts = self.parts.lock().unwrap();
+        match (method, id, number) {
+            ("POST", None, None) => {
+                let id = format!("{key}+{}", self.generations.fetch_add(1, Ordering::SeqCst));
+                let text = format!(
+                    "<InitiateMultipartUploadResult><Bucket>tier</Bucket><Key>{key}</Key><UploadId>{id}</UploadId>\
+                     </InitiateMultipartUploadResult>"
+                );
+                reply(stream, "200 OK", "Content-Type: application/xml\r\n", text.as_bytes(), text.len())
+            }
+            ("PUT", Some(id), Some(number)) => {
+                parts.insert((id, number), body);
+                reply(stream, "200 OK", &about(number as u64), b"", 0)
+            }
+            ("POST", Some(id), None) => {
+                let told = String::from_utf8(body).unwrap();
+                let mine: Vec<_> = parts.range((id.clone(), 0)..=(id.clone(), usize::MAX)).collect();
+                // All that came are named, in their order.
+                let named = told.matches("<PartNumber>").count();
+                assert!(
+                    named == mine.len() && mine.iter().map(|((_, number), _)| *number).eq(1..=named),
+                    "{told}"
+                );
+                let whole = mine.into_iter().flat_map(|(_, bytes)| bytes.iter().copied()).collect();
+                parts.retain(|(of, _), _| *of != id);
+                let generation = self.generations.fetch_add(1, Ordering::SeqCst) + 1;
+                self.objects.lock().unwrap().insert(key.to_owned(), (generation, whole));
+                self.wholes.fetch_add(1, Ordering::SeqCst);
+                let text = format!(
+                    "<CompleteMultipartUploadResult><ETag>\"{generation}\"</ETag></CompleteMultipartUploadResult>"
+                );
+                reply(stream, "200 OK", &about(generation), text.as_bytes(), text.len())
+            }
+            ("DELETE", Some(id), None) => {
+                parts.retain(|(of, _), _| *of != id);
+                reply(stream, "204 No Content", "", b"", 0)
+            }
+            other => panic!("{other:?}"),
         }
     }
 

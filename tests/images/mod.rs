@@ -26,6 +26,7 @@ mod tier;
 mod tier_boot;
 mod tier_bucket;
 mod tier_clones;
+mod tier_faults;
 mod tier_hosts;
 mod tier_push;
 mod tier_services;

@@ -116,10 +116,11 @@ fn a_name_has_one_writer() {
     assert_eq!(one.run("store check STORE").ok(), "Nothing is wrong.\n");
 }
 
-/// Makes an object of the tier older than all limits.
+/// Makes an object of the tier older than all limits. Who writes one by hand leaves its checksum out.
 fn age(object: &Path, key: &str) {
     let mut value: Value = serde_json::from_slice(&std::fs::read(object).unwrap()).unwrap();
     value[key] = 0.into();
+    value.as_object_mut().unwrap().remove("checksum").expect("objects have a checksum");
     std::fs::write(object, value.to_string()).unwrap();
 }
 
@@ -236,6 +237,41 @@ fn what_was_taken_out_before_a_failure_is_known_to_be_gone() {
     assert!(store.json("image info STORE/golden@v1")["pushed"].is_u64());
     store.refused("image rm STORE/golden@v1 STORE/golden@v1 --tier", &["golden@v1 is not in the tier"]);
     assert!(store.json("image info STORE/golden@v1").get("pushed").is_none());
+}
+
+/// A name for everybody is cloned without knowing the image, outlives the snapshot, and is taken back.
+#[test]
+fn a_published_name_is_cloned_and_taken_back() {
+    let ((store, golden), other) = (golden(), Store::init());
+    let tier = store.directory().join("tier");
+    tiered(&store, &tier);
+    store.run("image checkpoint STORE/golden@v1").ok();
+    store.run("image push STORE/golden@v1").ok();
+    let from = format!("file://{}/debian", tier.display());
+    other.refused(&format!("image clone {from} STORE/vm"), &["nothing is published as debian"]);
+    store.run("image publish STORE/golden@v1 debian").ok();
+    store.run("image rm STORE/golden@v1 --tier").ok();
+    for record in files(&tier.join("images/golden/records")) {
+        age(&record, "pushed_s");
+    }
+    let collect = || drop(store.json("store gc STORE --tier --grace 0s"));
+    (0..4).for_each(|_| collect());
+    assert!(files(&tier.join("images/golden/records")).is_empty());
+    other.run(&format!("image clone {from} STORE/vm")).ok();
+    other.run("image export STORE/vm DIR/out.raw").ok();
+    assert!(std::fs::read(other.directory().join("out.raw")).unwrap() == golden);
+
+    store.refused(
+        "image publish STORE/vm1@v1 debian --off",
+        &["is not what the tier has published as debian"],
+    );
+    assert_eq!(store.json("image publish STORE/golden@v1 debian --off")["image"], "golden");
+    store.refused("image publish STORE/golden@v1 debian --off", &["is not what"]);
+    other.refused(&format!("image clone {from} STORE/vm2"), &["nothing is published as debian"]);
+    // The clone reads on what it needs.
+    (0..4).for_each(|_| collect());
+    assert!(packs(&tier) == packs(&store.path()));
+    assert_eq!(other.run("store check STORE --deep").status.code(), Some(0));
 }
 
 /// What keeps packs is written before a clone is made: a collection between leaves it alone.

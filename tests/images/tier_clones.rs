@@ -48,9 +48,13 @@ fn push(store: &Store, image: &str, snapshot: &str, size: usize, tier: &Path) {
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(path, value.to_string()).unwrap();
     };
-    put("tier.json", json!({"version": 1, "uuid": TIER, "created_s": 1}));
+    let space = record["space"].clone();
+    put("tier.json", json!({"version": 1, "uuid": TIER, "space": space, "created_s": 1}));
     put(&format!("images/{image}/records/{RECORD}.json"), record);
-    put(&format!("images/{image}/owner.json"), json!({"version": 1, "snapshots": {snapshot: RECORD}}));
+    let owner = json!({
+        "version": 1, "store": uuid, "generation": 1, "host": "here", "since_s": 1, "snapshots": {snapshot: RECORD},
+    });
+    put(&format!("images/{image}/owner.json"), owner);
 }
 
 fn pushed() -> (Store, Vec<u8>, PathBuf) {

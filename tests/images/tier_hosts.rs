@@ -1,6 +1,7 @@
 //! Two hosts and a bucket, each in a network of its own, of which one host is killed again and again.
 //!
-//! Host A writes, checkpoints and pushes by itself. Host B clones what A has pushed, writes, and pushes that.
+//! Host A writes, checkpoints and pushes by itself. Host B clones what A has pushed, writes, and pushes that;
+//! meanwhile it boots a guest from a disk of A's, of which nothing is here, and pushes what the guest wrote.
 //! A proxy before the bucket fails some of the requests. Oracle: the bytes that the test wrote by the time of
 //! each snapshot. A third host reads every snapshot whose push was acknowledged, from a store that is new.
 //!
@@ -15,8 +16,9 @@ use ringnbd::internal::random::Random;
 use super::Store;
 use super::bucket::{Bucket, CREDENTIALS, FaultProxy};
 use super::online::{SIZE, client, read};
+use crate::guest::{self, Guest};
 use crate::peers::{self, Finished};
-use crate::support::image::pattern;
+use crate::support::image::{Image, disk_dir, pattern};
 use crate::support::server::{Options, Server};
 use crate::support::wait_until;
 
@@ -25,6 +27,22 @@ const KILLS: u64 = 8;
 const BUCKET: &str = "10.99.0.1";
 /// Requests of 100 that fail.
 const FAULTS: u64 = 8;
+
+/// The guest's disk, and a file of it that the guest copies.
+const DISK: u64 = 48 << 20;
+const DATA: usize = 6 << 20;
+
+const SWITCH_ROOT: &str = "
+mount -t ext4 /dev/vda /mnt || poweroff -f
+exec switch_root /mnt /sbin/init
+";
+
+/// First process of the guest.
+const INIT: &str = "#!/bin/busybox sh
+/bin/busybox mount -t proc proc /proc
+/bin/busybox cat /data > /copy && /bin/busybox sync && /bin/busybox mount -o remount,ro / && echo guest: copied
+/bin/busybox poweroff -f
+";
 
 /// A network beside that of the test, which is there as long as its process.
 struct Network(Child);
@@ -120,14 +138,58 @@ fn write_some(server: &Server, image: &str, bytes: &mut [u8], random: &mut Rando
     writer.flush().unwrap();
 }
 
-/// Snapshots of a store whose push was acknowledged.
+/// Snapshots of A's image whose push was acknowledged.
 fn acknowledged(store: &Store) -> Vec<String> {
     let list = store.json("image ls STORE");
     let nodes = list["nodes"].as_array().unwrap().iter();
-    nodes
-        .filter(|node| node["pushed"].is_u64())
-        .map(|node| node["name"].as_str().unwrap().to_owned())
-        .collect()
+    let pushed = nodes.filter(|node| node["pushed"].is_u64());
+    let names = pushed.map(|node| node["name"].as_str().unwrap().to_owned());
+    names.filter(|name| name.starts_with("vm@")).collect()
+}
+
+/// A file system that a guest boots from, with a file of these bytes. `None` after a skip.
+fn disk(data: &[u8]) -> Option<Image> {
+    use std::os::unix::fs::PermissionsExt;
+    let (root, tree) = (peers::debian_root()?, disk_dir());
+    let at = |path: &str| tree.path().join(path);
+    ["bin", "sbin", "dev", "proc"]
+        .into_iter()
+        .for_each(|directory| std::fs::create_dir(at(directory)).unwrap());
+    std::fs::copy(guest::busybox(&root), at("bin/busybox")).unwrap();
+    std::fs::write(at("data"), data).unwrap();
+    std::fs::write(at("sbin/init"), INIT).unwrap();
+    std::fs::set_permissions(at("sbin/init"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let image = Image::sparse(DISK);
+    let (tree, path) = (tree.path().display().to_string(), image.path.display().to_string());
+    peers::system("mke2fs", &["-q", "-t", "ext4", "-d", &tree, &path]);
+    Some(image)
+}
+
+/// Host B boots a guest from a snapshot of which nothing is here, and pushes what it wrote. `None` after a
+/// skip.
+fn boot_a_clone((network, store): (&Network, &Store), uri: &str) -> Option<()> {
+    let line = format!("image clone {uri} STORE/booted");
+    wait_until(&line, || {
+        network.run(store, &line).status.success() || store.names().contains(&"booted".into())
+    });
+    let server = network.serve(store, "");
+    let socket = server.socket().display().to_string();
+    let disk = format!("driver=nbd,server.type=unix,server.path={socket},export=booted,cache.direct=on");
+    let modules = ["virtio_pci", "virtio_blk", "crc32c_generic", "ext4"];
+    let console = Guest::new(SWITCH_ROOT).modules(&modules).disk(&disk).run()?.ok();
+    assert!(console.contains("guest: copied"), "{console}\n{}", server.stderr());
+    network.run(store, "image checkpoint STORE/booted@mine").ok();
+    let line = "image push STORE/booted@mine";
+    wait_until(line, || network.run(store, line).status.success());
+    Some(())
+}
+
+/// What a third host reads of a snapshot, in a file.
+fn exported(network: &Network, uri: &str) -> Store {
+    let new = Store::init();
+    network.run(&new, &format!("image clone {uri} STORE/x")).ok();
+    network.run(&new, "image export STORE/x DIR/out.raw").ok();
+    new
 }
 
 /// Host A, and what it has written.
@@ -206,22 +268,34 @@ fn what_was_pushed_by_hosts_that_are_killed_is_there() {
         snapshots: 0,
         cut: 0,
     };
-    let (other, mut of_clones) = (Store::init(), Known::new());
-    for (network, store) in [(&a, &one.store), (&b, &other)] {
+    let (other, booted, mut of_clones) = (Store::init(), Store::init(), Known::new());
+    for (network, store) in [(&a, &one.store), (&b, &other), (&b, &booted)] {
         network.run(store, &format!("store tier STORE {}", proxy.uri(""))).ok();
     }
     one.store.run(&format!("image create STORE/vm {SIZE}")).ok();
-    proxy.fail(FAULTS);
-    for round in 0..number("RINGNBD_TIER_KILLS").unwrap_or(KILLS) {
-        one.live_and_die(&proxy, &mut random);
-        let there = acknowledged(&one.store);
-        if let Some(latest) = there.last().filter(|_| round % 3 == 2) {
-            let (name, bytes) = (format!("b{round}"), one.known[latest].clone());
-            let from = (proxy.uri(&format!("/{latest}")), name.clone());
-            let bytes = write_a_clone((&b, &other), (&from.0, &from.1), bytes, &mut random);
-            of_clones.insert(format!("{name}@mine"), bytes);
-        }
+    let data = pattern(seed, 0, DATA);
+    let disk = disk(&data);
+    if let Some(disk) = &disk {
+        one.store.run(&format!("image create STORE/os --from {}", disk.path.display())).ok();
+        one.store.run("image checkpoint STORE/os@v1").ok();
+        a.run(&one.store, "image push STORE/os@v1").ok();
     }
+    proxy.fail(FAULTS);
+    let has_booted = std::thread::scope(|scope| {
+        let (b, booted, from) = (&b, &booted, proxy.uri("/os@v1"));
+        let guest = scope.spawn(move || disk.and_then(|_| boot_a_clone((b, booted), &from)).is_some());
+        for round in 0..number("RINGNBD_TIER_KILLS").unwrap_or(KILLS) {
+            one.live_and_die(&proxy, &mut random);
+            let there = acknowledged(&one.store);
+            if let Some(latest) = there.last().filter(|_| round % 3 == 2) {
+                let (name, bytes) = (format!("b{round}"), one.known[latest].clone());
+                let from = (proxy.uri(&format!("/{latest}")), name.clone());
+                let bytes = write_a_clone((b, &other), (&from.0, &from.1), bytes, &mut random);
+                of_clones.insert(format!("{name}@mine"), bytes);
+            }
+        }
+        guest.join().unwrap()
+    });
     assert!(one.cut > 0, "some kill was in the middle of a push");
     // A comes back, and brings what is left.
     let server = a.serve(&one.store, "?push=0s");
@@ -233,9 +307,13 @@ fn what_was_pushed_by_hosts_that_are_killed_is_there() {
     }
     b.run(&other, "store check STORE --tier").ok();
     for (node, bytes) in one.known.iter().chain(&of_clones) {
-        let new = Store::init();
-        third.run(&new, &format!("image clone {} STORE/x", proxy.uri(&format!("/{node}")))).ok();
-        third.run(&new, "image export STORE/x DIR/out.raw").ok();
+        let new = exported(&third, &proxy.uri(&format!("/{node}")));
         assert!(std::fs::read(new.directory().join("out.raw")).unwrap() == *bytes, "{node}");
+    }
+    if has_booted {
+        let new = exported(&third, &proxy.uri("/booted@mine"));
+        let [disk, copy] = ["out.raw", "copy"].map(|name| new.directory().join(name).display().to_string());
+        peers::system("debugfs", &["-R", &format!("dump /copy {copy}"), &disk]);
+        assert!(std::fs::read(copy).unwrap() == data, "what the guest wrote is there");
     }
 }

@@ -18,6 +18,9 @@ use crate::support::image::pattern;
 const ACCOUNT: &str = "devstoreaccount1";
 const KEY: &str = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
+/// More than two parts of an upload.
+const LARGE: usize = 20 << 20;
+
 /// An account of Google whose requests are not signed.
 const NO_KEY: &str =
     r#"{"disable_oauth": true, "client_email": "", "private_key": "", "private_key_id": ""}"#;
@@ -90,6 +93,21 @@ impl Service<'_> {
         assert!(!finished.status.success() && finished.stderr.contains(words), "{words}: {finished}");
     }
 
+    /// A pack comes in several parts, and is read elsewhere.
+    fn takes_parts(&self) {
+        let (one, other) = (Store::init(), Store::init());
+        let large = pattern(11, 0, LARGE);
+        std::fs::write(one.directory().join("large.raw"), &large).unwrap();
+        one.run("image create STORE/large --from DIR/large.raw").ok();
+        one.run("image checkpoint STORE/large@v1").ok();
+        self.run(&one, &format!("store tier STORE {}", self.uri(""))).ok();
+        self.run(&one, "image push STORE/large@v1").ok();
+        self.run(&other, &format!("image clone {} STORE/x", self.uri("/large@v1"))).ok();
+        self.run(&other, "image export STORE/x DIR/out.raw").ok();
+        assert!(std::fs::read(other.directory().join("out.raw")).unwrap() == large);
+        self.run(&one, "store check STORE --tier").ok();
+    }
+
     /// Two stores push, one name has one writer, a confined server reads, and what is removed goes.
     fn is_a_tier(&self) {
         let ((one, golden), (other, _)) = (golden(), golden());
@@ -148,6 +166,7 @@ fn a_container_of_azure_is_a_tier() {
         environment: &[("AZURE_STORAGE_ACCOUNT_KEY", KEY)],
     };
     service.is_a_tier();
+    service.takes_parts();
 }
 
 #[test]
@@ -160,4 +179,7 @@ fn a_bucket_of_google_is_a_tier() {
     };
     service.is_a_tier();
     assert!(google.conditions() > 3, "writes have conditions");
+    assert_eq!(google.wholes(), 0, "what is small comes at once");
+    service.takes_parts();
+    assert_eq!(google.wholes(), 1);
 }

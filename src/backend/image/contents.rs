@@ -113,7 +113,7 @@ impl ContentsLink {
             Some(bytes) => ChunkBytes::Whole(bytes),
             None => {
                 let shelf = Arc::clone(&self.of.shelf);
-                let far = shelf.may_be_far(&chunk);
+                let far = !shelf.is_near(&chunk);
                 let within = (part.offset() % self.chunk_bytes()) as u32;
                 let wanted = within..within + part.length() as u32;
                 match self.of.verify {
@@ -139,13 +139,13 @@ impl ContentsLink {
         }
     }
 
-    /// Has chunks brought near that are far away, without waiting for them.
+    /// Has chunks brought near that are far away, without waiting for them. No thread is asked if none is.
     pub(super) async fn bring_near(
         &self,
         mut chunks: Vec<NamedChunk>,
         context: &ShardContext,
     ) -> Result<(), BlockError> {
-        chunks.retain(|chunk| self.of.shelf.may_be_far(chunk));
+        chunks.retain(|chunk| !self.of.shelf.is_near(chunk));
         if chunks.is_empty() {
             return Ok(());
         }

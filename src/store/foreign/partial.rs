@@ -159,6 +159,11 @@ impl PartialPack {
         self.state().here.first_missing(pages_of(range)).is_none()
     }
 
+    /// The same; no while somebody gives room back, which may take the file system some time.
+    pub(super) fn has_now(&self, range: Range<u64>) -> bool {
+        self.state.try_lock().is_ok_and(|state| state.here.first_missing(pages_of(range)).is_none())
+    }
+
     fn range_of(&self, pages: &Range<u64>) -> Range<u64> {
         pages.start * PAGE..(pages.end * PAGE).min(self.bytes)
     }

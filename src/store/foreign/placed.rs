@@ -27,6 +27,14 @@ impl PlacedFile {
         }
     }
 
+    /// The same for whoever must not wait: no if that cannot be told at once.
+    pub(crate) fn has_now(&self, range: Range<u64>) -> bool {
+        match self {
+            Self::Whole(_) => true,
+            Self::Partial(pack) => pack.has_now(range),
+        }
+    }
+
     /// Has a range fetched by other threads, unless it is here.
     pub(crate) fn ask_ahead(&self, range: Range<u64>) {
         if let Self::Partial(pack) = self {

@@ -13,9 +13,11 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
+use super::ledger::EvictableCache;
 use super::source::SourcePack;
 use super::{RangeSource, SourceError, TierLimits};
 use crate::store::catalog::{ChainNode, ForeignPack, ForeignSnapshot, NodeName, PackOrigin, StoreName};
+use crate::store::contents::way_to;
 use crate::store::copy::MAP_BLOCK;
 use crate::store::error::StoreError;
 use crate::store::export::RawOutput;
@@ -24,6 +26,8 @@ use crate::store::manifest::{ManifestEntry, NamedChunk};
 use crate::store::map::BlockState;
 use crate::store::map_files::{MapFiles, change_states};
 use crate::store::open_store::OpenStore;
+use crate::store::pack::ChunkHint;
+use crate::store::pack_shelf::PackShelf;
 
 const TIER: Uuid = Uuid::from_u128(77);
 /// Bytes of the disks.
@@ -383,6 +387,38 @@ fn caches_stay_below_the_cap() {
     let other = other.again(&tier, limits);
     let found = other.store.foreign_packs().cached_bytes();
     assert!(found > 0, "caches that are not open are counted");
+}
+
+/// Whether a chunk is near is known without a request, and before anybody has read it.
+#[test]
+fn what_is_here_is_near_until_it_is_given_back() {
+    let tier = Arc::new(FakeTier::default());
+    let (_one, snapshot) = first(&tier);
+    let mut other = TierHost::new(&tier, quick());
+    other.store.clone_foreign(&name("vm2"), &snapshot).unwrap();
+    let root = other.store.shape(&node("vm2")).unwrap().contents.unwrap().root;
+    let shelf = || other.store.pack_place().unwrap().shelf(root.space);
+    let chunk = |shelf: &PackShelf, number| {
+        let ManifestEntry::Named(chunk) = way_to(shelf, &root, number).unwrap().run(number).1 else {
+            panic!("it has contents")
+        };
+        chunk
+    };
+    let opened = shelf();
+    let all: Vec<NamedChunk> = (0..16).map(|number| chunk(&opened, number)).collect();
+    assert!(!all.iter().any(|chunk| opened.is_near(chunk)), "their nodes were read, and nothing else");
+    opened.read(&all[3]).unwrap();
+    let near = |shelf: &PackShelf| all.iter().filter(|chunk| shelf.is_near(chunk)).count();
+    assert_eq!(near(&opened), 1);
+    read(&other.store, "vm2");
+    assert_eq!(near(&opened), all.len());
+    assert_eq!(near(&shelf()), 0, "where they are in their pack is not known yet");
+    let moved =
+        NamedChunk { hint: all[5].hint.map(|hint| ChunkHint { slot: hint.slot + 1, ..hint }), ..all[5] };
+    assert!(!opened.is_near(&moved), "another chunk is there");
+    let number = other.store.foreign_packs().numbers()[0];
+    other.store.pack_place().unwrap().partial(number).unwrap().evict().unwrap();
+    assert_eq!(near(&opened), 1, "the one that is in memory");
 }
 
 /// A pack of another store is neither copied nor kept when nothing needs it.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::Poll;
 use std::time::Duration;
 
+use super::super::bug::{TierBug, is_planted};
 use super::super::objects::{
     ObjectError, ObjectFuture, ObjectMeta, ObjectVersion, Objects, PackBytes, PutIf, Sent, TierObject,
 };
@@ -18,6 +19,8 @@ use crate::random::Random;
 pub(super) const LAG_MS: u64 = 20_000;
 /// A request that nobody waits for any more takes place within this.
 const LATE_MS: u64 = 900_000;
+/// How long nothing is answered in a world that has an outage.
+pub(super) const OUTAGE_MS: u64 = 3_600_000;
 
 /// What was asked.
 #[derive(Debug, Clone)]
@@ -58,6 +61,10 @@ pub(super) struct SimulatedStore {
     pub(super) now_ms: u64,
     pub(super) random: Random,
     pub(super) has_faults: bool,
+    /// When an outage begins: nothing that is sent then takes place.
+    pub(super) out_since_ms: Option<u64>,
+    /// Requests that were sent during the outage.
+    pub(super) sent_in_vain: u64,
     pub(super) oracle: TierOracle,
     events: BTreeMap<(u64, u64), WorldEvent>,
     objects: BTreeMap<String, Kept>,
@@ -74,6 +81,8 @@ impl SimulatedStore {
             now_ms: 1_000_000,
             random: Random::new(seed),
             has_faults: true,
+            out_since_ms: None,
+            sent_in_vain: 0,
             oracle: TierOracle::default(),
             events: BTreeMap::new(),
             objects: BTreeMap::new(),
@@ -94,6 +103,10 @@ impl SimulatedStore {
         self.events.insert((self.now_ms + after_ms, number), event);
     }
 
+    pub(super) fn is_out(&self) -> bool {
+        self.out_since_ms.is_some_and(|since| (since..since + OUTAGE_MS).contains(&self.now_ms))
+    }
+
     fn delay(&mut self) -> u64 {
         let is_slow = self.has_faults && self.random.chance(0.02);
         if is_slow { self.random.between(1_000, 250_000) } else { self.random.between(1, 60) }
@@ -106,8 +119,11 @@ impl SimulatedStore {
         let (there, back) = (self.delay(), self.delay());
         let key = key.to_owned();
         let unanswered = ObjectError::Unreachable { key: key.clone(), why: "no answer".to_owned() };
-        let fault = if self.has_faults && self.random.chance(0.08) { self.random.below(4) } else { 9 };
+        let mut fault = if self.has_faults && self.random.chance(0.08) { self.random.below(4) } else { 9 };
         let patience = self.random.between(1_000, 5_000);
+        if self.is_out() {
+            (fault, self.sent_in_vain) = (0, self.sent_in_vain + 1);
+        }
         match fault {
             0 => self.at(patience, WorldEvent::Answers { ticket, answer: Err(unanswered) }),
             1 => {
@@ -163,6 +179,7 @@ impl SimulatedStore {
             ObjectQuestion::Put(key, bytes, when) => {
                 let there = self.objects.get(&key).map(|kept| kept.version.to_string());
                 let holds = match when {
+                    _ if is_planted(TierBug::ConditionsIgnored) => true,
                     None => true,
                     Some(PutIf::Absent) => there.is_none(),
                     Some(PutIf::Version(version)) => there.is_some() && there == version.etag,

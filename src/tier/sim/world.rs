@@ -141,6 +141,19 @@ impl TierOracle {
     pub(super) fn is_clean(now: &WorldContents<'_>) -> Result<(), String> {
         let mut needed = needed(now);
         for (key, bytes) in now {
+            let Some(image) = keys::of_owner(key) else { continue };
+            let owner = NameOwner::decode(bytes).unwrap();
+            let is_listed = |id: &Uuid| owner.snapshots.values().any(|listed| listed == id);
+            let mut of_image =
+                now.keys().filter_map(|key| keys::of_record(key)).filter(|(of, _)| *of == image);
+            if let Some((_, id)) = of_image.find(|(_, id)| !is_listed(id)) {
+                return Err(format!("the record {id} of {image} is left, and nobody lists it"));
+            }
+            if let Some(id) = owner.expired.keys().next() {
+                return Err(format!("{image} names the record {id} that was given up, for ever"));
+            }
+        }
+        for (key, bytes) in now {
             if key.starts_with(keys::HOLDS) {
                 needed.extend(TierHold::decode(bytes).unwrap().packs.iter().map(|pack| pack.key));
             }

@@ -1,5 +1,6 @@
 //! Worlds by their seeds. `RINGNBD_TIER_WORLDS=100000` runs more of them than a test does.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -13,13 +14,15 @@ use super::super::collect::{CollectOptions, collect_tier};
 use super::super::keys::{self, PackKey};
 use super::super::objects::{Objects, PackBytes};
 use super::super::own::{Pusher, TakeOver, forget, own};
-use super::super::pin::{hold, publish, snapshot};
+use super::super::pin::{hold, publish, published, release_unread, snapshot, unpublish};
 use super::super::push::{PackSource, PushTo, SnapshotPush};
 use super::super::records::{PushRecord, RecordPack, RecordRoot, TierSpace};
 use super::super::verify::check_tier;
+use super::super::withdraw::{WithdrawCloned, withdraw};
 use super::super::{TierError, own as owners};
 use super::store::{LAG_MS, SimulatedObjects, SimulatedStore};
 use super::world::{Promise, TierOracle, pack_bytes};
+use crate::pause::GrowingPause;
 use crate::random::Random;
 
 /// Longer than a listing is late and clocks differ.
@@ -30,6 +33,8 @@ const _: () = assert!(GRACE_S * 1000 > LAG_MS + 2 * MOST_SKEW_S * 1000);
 const SHARED: &str = "vm";
 const WRITERS: usize = 2;
 const COLLECTORS: usize = 2;
+/// How often a push is tried before a host does something else.
+const TRIES: usize = 3;
 /// Packs of a store.
 const PACKS: u64 = 5;
 
@@ -90,21 +95,22 @@ impl WorldWriter {
         }
     }
 
-    async fn push(&self, plan: &SnapshotPush) {
+    /// Whether it is there, after so many tries at most.
+    async fn push(&self, plan: &SnapshotPush, tries: usize) -> bool {
         let packs = OwnPacks(self.who.store);
         let new_id = || {
             let mut random = self.random.lock().unwrap();
             Uuid::from_u64_pair(random.number(), random.number())
         };
         let to = PushTo { objects: &self.objects, who: &self.who, packs: &packs, sent: &(), new_id: &new_id };
-        for _ in 0..3 {
+        for _ in 0..tries {
             match to.push(plan).await {
                 Ok(pushed) => {
                     let packs = plan.packs.iter().map(|pack| (pack.key.store, pack.key.number)).collect();
                     let (image, snapshot) = (plan.image.clone(), plan.snapshot.clone());
                     let promise = Promise { image, snapshot, record: pushed.record, packs };
                     self.objects.locked().oracle.promises.push(promise);
-                    return;
+                    return true;
                 }
                 Err(TierError::NotOwner { .. }) if self.below(2) == 0 => {
                     drop(own(&self.objects, &self.who, &plan.image, TakeOver::Yes).await);
@@ -112,6 +118,14 @@ impl WorldWriter {
                 Err(_) => self.pause(10_000).await,
             }
         }
+        false
+    }
+
+    /// A snapshot of anybody, as it was some time ago.
+    async fn old_snapshot(&self) -> Option<PushRecord> {
+        let record = self.any_snapshot().await;
+        self.pause(300_000).await;
+        record
     }
 
     /// A snapshot of anybody.
@@ -129,37 +143,77 @@ impl WorldWriter {
         self.objects.locked().oracle.pinned.insert(key, packs);
     }
 
+    /// Takes a snapshot out of the tier, as commands do: with a look at who was cloned from it, or without.
+    async fn remove(&self) {
+        let Some(record) = self.any_snapshot().await else { return };
+        let (image, name) = (record.image, record.snapshot);
+        self.objects.locked().oracle.removed.insert((image.clone(), name.clone()));
+        let cloned = match self.below(3) {
+            0 => WithdrawCloned::No,
+            1 => WithdrawCloned::Yes,
+            _ => return drop(forget(&self.objects, &self.who, &image, &name).await),
+        };
+        drop(withdraw(&self.objects, &self.who, &[(image, name)], cloned).await);
+    }
+
+    /// A name for everybody goes.
+    async fn unpublish(&self) {
+        let chosen = {
+            let pinned = &mut self.objects.locked().oracle.pinned;
+            let mine = format!("{}p{}-", keys::PUBLISHED, self.objects.host);
+            let key = pinned.keys().find(|key| key.starts_with(&mine)).cloned();
+            key.map(|key| pinned.remove(&key).map(|_| key))
+        };
+        let Some(key) = chosen.flatten() else { return };
+        let name = key.strip_prefix(keys::PUBLISHED).and_then(|name| name.strip_suffix(".json")).unwrap();
+        let Ok(of) = published(&self.objects, name).await else { return };
+        drop(unpublish(&self.objects, (&of.image, &of.snapshot), name).await);
+    }
+
+    /// An image of this store goes, and then what is kept for those that are gone.
+    async fn release(&self) {
+        if self.below(3) == 0 {
+            return self.unpublish().await;
+        }
+        let folder = keys::holds_of(self.who.store);
+        let chosen = self.below(4) as usize;
+        let read: BTreeSet<PackKey> = {
+            let pinned = &mut self.objects.locked().oracle.pinned;
+            let going = pinned.keys().filter(|key| key.starts_with(&folder)).nth(chosen).cloned();
+            going.map(|key| pinned.remove(&key));
+            let left = pinned.iter().filter(|(key, _)| key.starts_with(&folder));
+            left.flat_map(|(_, packs)| packs.iter().copied()).collect()
+        };
+        drop(release_unread(&self.objects, self.who.store, &|pack| read.contains(pack), 1).await);
+    }
+
     async fn live(self) {
         let own_name = format!("vm{}", self.objects.host);
         for number in 0..3 + self.below(4) {
             self.pause(80_000).await;
-            match self.below(10) {
+            match self.below(11) {
                 0 => drop(own(&self.objects, &self.who, SHARED, TakeOver::Yes).await),
-                1 | 2 => {
-                    let Some(record) = self.any_snapshot().await else { continue };
-                    let (image, name) = (record.image, record.snapshot);
-                    self.objects.locked().oracle.removed.insert((image.clone(), name.clone()));
-                    drop(forget(&self.objects, &self.who, &image, &name).await);
-                }
+                1 | 2 => self.remove().await,
+                10 => self.release().await,
                 3 => {
-                    let Some(record) = self.any_snapshot().await else { continue };
+                    let Some(record) = self.old_snapshot().await else { continue };
                     let name = format!("p{}-{}-{number}", self.objects.host, self.life);
                     if publish(&self.objects, record.clone(), &name).await.is_ok() {
                         self.pinned(keys::published(&name), &record);
                     }
                 }
                 4 => {
-                    let Some(record) = self.any_snapshot().await else { continue };
+                    let Some(record) = self.old_snapshot().await else { continue };
                     let clone = format!("c{}-{number}", self.life);
                     if hold(&self.objects, &record, (self.who.store, &clone)).await.is_ok() {
                         self.pinned(keys::hold(self.who.store, &clone), &record);
                         self.pause(200_000).await;
-                        self.push(&self.plan(&own_name, number, &record.packs)).await;
+                        self.push(&self.plan(&own_name, number, &record.packs), TRIES).await;
                     }
                 }
                 action => {
                     let image = if action < 8 { SHARED } else { &own_name };
-                    self.push(&self.plan(image, number, &[])).await;
+                    self.push(&self.plan(image, number, &[]), TRIES).await;
                 }
             }
         }
@@ -176,8 +230,9 @@ async fn collects(objects: SimulatedObjects, mut random: Random) {
 
 /// What is left when nobody does anything any more goes, and what is there is whole.
 async fn cleans(objects: SimulatedObjects) {
-    for _ in 0..4 {
-        drop(objects.wait(Duration::from_secs(2 * GRACE_S)).await);
+    // In the end what was given up is as old as no PUT can be.
+    for wait_s in [2 * GRACE_S, 2 * GRACE_S, 2 * GRACE_S, 2 * GRACE_S, 25 * 3600, 1] {
+        drop(objects.wait(Duration::from_secs(wait_s)).await);
         let collected = collect_tier(&objects, CollectOptions { grace_s: GRACE_S, expiry_s: 1 }).await;
         if let Err(error) = collected {
             objects.locked().oracle.complaint.get_or_insert(format!("a collection failed: {error}"));
@@ -244,8 +299,12 @@ impl Worlds {
 
 /// One world.
 fn world(seed: u64) -> Result<(), String> {
-    let store = Arc::new(Mutex::new(SimulatedStore::new(seed)));
-    let random = Random::new(seed ^ 0x7469_6572);
+    let mut random = Random::new(seed ^ 0x7469_6572);
+    let mut store = SimulatedStore::new(seed);
+    if random.chance(0.1) {
+        store.out_since_ms = Some(store.now_ms + random.below(500_000));
+    }
+    let store = Arc::new(Mutex::new(store));
     let mut worlds = Worlds { store, tasks: Vec::new(), random };
     for host in 0..WRITERS {
         let task = worlds.writer(host, 0);
@@ -258,7 +317,10 @@ fn world(seed: u64) -> Result<(), String> {
     worlds.run()?;
     let check = |store: &SimulatedStore| store.oracle.kept(&store.contents());
     check(&worlds.store.lock().unwrap())?;
-    worlds.store.lock().unwrap().has_faults = false;
+    {
+        let store = &mut worlds.store.lock().unwrap();
+        (store.has_faults, store.out_since_ms) = (false, None);
+    }
     let host = worlds.tasks.len();
     let objects = worlds.objects(host);
     worlds.tasks.push(Some(Box::pin(cleans(objects))));
@@ -288,6 +350,39 @@ fn no_push_is_lost_nothing_needed_is_deleted_and_one_store_writes() {
     assert!(failed.is_none(), "RINGNBD_TIER_SEED={failed:?}");
 }
 
+/// The object store does not answer for an hour, which begins in the middle of a push. It is asked again,
+/// ever more seldom, and has the snapshot afterwards.
+#[test]
+fn an_hour_without_an_answer_loses_nothing() {
+    /// As a server waits between pushes that failed.
+    const WAITS: GrowingPause = GrowingPause::new(Duration::from_secs(2), Duration::from_secs(600));
+    for seed in 0..50 {
+        let mut store = SimulatedStore::new(seed);
+        store.has_faults = false;
+        store.out_since_ms = Some(store.now_ms + store.random.below(200));
+        let mut worlds =
+            Worlds { store: Arc::new(Mutex::new(store)), tasks: Vec::new(), random: Random::new(seed) };
+        let (objects, random) = (worlds.objects(0), Mutex::new(Random::new(seed)));
+        let who = Pusher { store: Uuid::from_u128(100), host: "h".to_owned() };
+        let writer = WorldWriter { objects, who, random, life: 0 };
+        worlds.tasks.push(Some(Box::pin(async move {
+            let plan = writer.plan(SHARED, 1, &[]);
+            let mut pause = WAITS;
+            while !writer.push(&plan, 1).await {
+                drop(writer.objects.wait(pause.take()).await);
+            }
+        })));
+        worlds.poll(0);
+        while let Some(answered) = { worlds.store.lock().unwrap().step() } {
+            answered.into_iter().for_each(|host| worlds.poll(host));
+        }
+        let store = worlds.store.lock().unwrap();
+        assert!(!store.is_out() && store.oracle.promises.len() == 1, "seed {seed}");
+        store.oracle.kept(&store.contents()).unwrap();
+        assert!((10..300).contains(&store.sent_in_vain), "seed {seed}: {} requests", store.sent_in_vain);
+    }
+}
+
 /// Worlds that have found something: a PUT of a record that was given up came late, and brought it back.
 #[test]
 fn worlds_that_were_lost_once_are_kept() {
@@ -307,6 +402,7 @@ fn planted_bugs_are_found() {
         TierBug::LostAnswerIsFailure,
         TierBug::NameUsedAgain,
         TierBug::ExpiredRecordCommitted,
+        TierBug::ConditionsIgnored,
     ] {
         plant(Some(bug));
         let found = first_failure(20_000);
