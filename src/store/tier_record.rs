@@ -1,6 +1,6 @@
 //! Snapshots as tiers tell of them. Keys that this version does not know are passed over.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -46,11 +46,6 @@ impl From<&RecordedPack> for RecordPack {
         let RecordedPack { store, number, upload, bytes, footer_offset, chunks, local } = *pack;
         Self { key: PackKey { store, number, upload }, bytes, footer_offset, chunks: chunks.into(), local }
     }
-}
-
-/// Which object it is.
-const fn identity(pack: &RecordPack) -> (Uuid, u64, u32) {
-    (pack.key.store, pack.key.number, pack.key.upload)
 }
 
 /// How chunks are named.
@@ -232,9 +227,9 @@ impl TierSnapshot {
     ) -> Result<(), StoreError> {
         let key = keys::hold(store, image);
         let mut packs: Vec<_> = self.record.packs.iter().map(RecordPack::from).collect();
-        let known: BTreeSet<_> = packs.iter().map(identity).collect();
+        let known: BTreeSet<_> = packs.iter().map(|pack| pack.key).collect();
         let is_kept = |pack: &RecordPack| {
-            !known.contains(&identity(pack))
+            !known.contains(&pack.key)
                 && reads.is_none_or(|reads| reads.contains(&(pack.key.store, pack.key.number)))
         };
         let earlier: Option<TierHold> = find_record(source, &key)?;

@@ -153,7 +153,7 @@ impl WorldWriter {
             1 => WithdrawCloned::Yes,
             _ => return drop(forget(&self.objects, &self.who, &image, &name).await),
         };
-        drop(withdraw(&self.objects, &self.who, &[(image, name)], cloned).await);
+        drop(withdraw(&self.objects, &self.who, &[(image, name)], cloned, &mut |_| ()).await);
     }
 
     /// A name for everybody goes.
