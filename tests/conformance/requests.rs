@@ -1,6 +1,8 @@
 //! Transmission statements T10 to T12, T38, T40: FUA everywhere, odd alignment, length zero, great length, CACHE.
 
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use crate::common::{Disks, assert_same};
 use crate::support::image::{Image, LoopDevice, pattern};
@@ -387,6 +389,36 @@ fn t38_huge_write_header_is_not_allocated() {
     Connection::attach(&server, "", Mode::Simple).expect_alive();
     let grown = server.resident().saturating_sub(before);
     assert!(grown < 100 * MIB, "{} begun huge writes cost {grown} bytes", clients.len());
+}
+
+/// The kernel reads no more than its read-ahead for one question, so a server has to ask again and again.
+#[test]
+fn t40_all_that_cache_names_comes_into_the_page_cache() {
+    const SIZE: u64 = 64 * MIB;
+    let image = Image::random(SIZE, 1);
+    let file = image.open();
+    file.sync_all().expect("write the image back");
+    rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("drop the image's pages");
+    let cached = || {
+        let arguments = ["--bytes", "--noheadings", "--output", "RES"];
+        let output = Command::new("fincore").args(arguments).arg(&image.path).output().expect("run fincore");
+        String::from_utf8_lossy(&output.stdout).trim().parse::<u64>().expect("fincore tells bytes")
+    };
+    if cached() > MIB {
+        // A file system whose only place is the page cache.
+        return;
+    }
+    let server = Server::serve(&[format!("file:{}", image.path.display())]);
+    let mut client = Connection::attach(&server, "", Mode::Structured);
+    if !client.export.has(NBD_FLAG_SEND_CACHE) {
+        return;
+    }
+    assert_eq!(client.call(&Request::cache(0, SIZE)).error, 0);
+    // The answer comes when the disk was asked.
+    let give_up = Instant::now() + Duration::from_secs(60);
+    while cached() < SIZE {
+        assert!(Instant::now() < give_up, "{} of {SIZE} bytes are in the page cache", cached());
+    }
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! What a device of an application costs: requests a second over a socket pair, for one client, of
+//! What a device of an application costs, over a socket pair, for one client: requests a second, and for each
+//! request the server's CPU time and how often its threads gave up their CPU or lost it. The devices are
 //!
 //! * `null`: the built-in one
 //! * `null-at-once`: an application's that answers at once
@@ -151,8 +152,40 @@ fn pin(cpu: usize) {
     assert_eq!(result, 0, "there is a CPU {cpu}");
 }
 
-/// Requests a second of a server at the other end.
-fn load(socket: UnixStream, seconds: f64, depth: usize) -> f64 {
+/// What threads have used.
+#[derive(Clone, Copy)]
+struct Usage {
+    cpu_us: f64,
+    switches: f64,
+}
+
+impl Usage {
+    fn of(who: libc::c_int) -> Self {
+        // SAFETY: all-zero is a valid `rusage`, which the call fills; it keeps no pointer to it.
+        let usage = unsafe {
+            let mut usage: libc::rusage = std::mem::zeroed();
+            assert_eq!(libc::getrusage(who, &raw mut usage), 0);
+            usage
+        };
+        let us = |time: libc::timeval| time.tv_sec as f64 * 1e6 + time.tv_usec as f64;
+        let switches = (usage.ru_nvcsw + usage.ru_nivcsw) as f64;
+        Self { cpu_us: us(usage.ru_utime) + us(usage.ru_stime), switches }
+    }
+
+    fn less(self, other: Self) -> Self {
+        Self { cpu_us: self.cpu_us - other.cpu_us, switches: self.switches - other.switches }
+    }
+}
+
+/// What a load has found.
+struct Found {
+    requests_per_second: f64,
+    /// Of the server, for each request.
+    server: Usage,
+}
+
+/// Puts a server at the other end under load.
+fn load(socket: UnixStream, seconds: f64, depth: usize) -> Found {
     let mut writer = socket.try_clone().unwrap();
     let mut reader = io::BufReader::with_capacity(1 << 20, socket);
     let (answered, answers) = channel::<usize>();
@@ -178,12 +211,14 @@ fn load(socket: UnixStream, seconds: f64, depth: usize) -> f64 {
         ask(depth);
         while let Ok(count) = answers.recv() {
             if stopped.load(Ordering::Relaxed) {
-                return;
+                break;
             }
             ask(count + answers.try_iter().sum::<usize>());
         }
+        Usage::of(libc::RUSAGE_THREAD)
     });
     pin(1);
+    let before = (Usage::of(libc::RUSAGE_SELF), Usage::of(libc::RUSAGE_THREAD));
     let begun = Instant::now();
     let (mut count, mut reply) = (0_u64, vec![0; 16 + BLOCK as usize]);
     while begun.elapsed().as_secs_f64() < seconds {
@@ -195,15 +230,19 @@ fn load(socket: UnixStream, seconds: f64, depth: usize) -> f64 {
         count += batch as u64;
         answered.send(batch).unwrap();
     }
-    let rate = count as f64 / begun.elapsed().as_secs_f64();
+    let requests_per_second = count as f64 / begun.elapsed().as_secs_f64();
     stop.store(true, Ordering::Relaxed);
     drop(answered);
-    asking.join().unwrap();
+    let asking = asking.join().unwrap();
+    let reading = Usage::of(libc::RUSAGE_THREAD).less(before.1);
+    let server = Usage::of(libc::RUSAGE_SELF).less(before.0).less(reading).less(asking);
     pin(0);
-    rate
+    let count = count as f64;
+    let server = Usage { cpu_us: server.cpu_us / count, switches: server.switches / count };
+    Found { requests_per_second, server }
 }
 
-fn ringnbd(export: Export, seconds: f64, depth: usize) -> f64 {
+fn ringnbd(export: Export, seconds: f64, depth: usize) -> Found {
     let shard = ShardHandle::start(ShardConfig {
         index: 0,
         cpu: None,
@@ -247,12 +286,12 @@ fn ringnbd(export: Export, seconds: f64, depth: usize) -> f64 {
         socket_permit: Box::new(()),
     };
     assert!(shard.connect(negotiated).is_ok());
-    let rate = load(client, seconds, depth);
+    let found = load(client, seconds, depth);
     shard.cut_off();
-    rate
+    found
 }
 
-fn vblk(seconds: f64, depth: usize) -> f64 {
+fn vblk(seconds: f64, depth: usize) -> Found {
     KERNEL_SOCKET.store(-1, Ordering::Release);
     *IS_DONE.0.lock().unwrap() = false;
     let serving = std::thread::spawn(|| {
@@ -268,16 +307,16 @@ fn vblk(seconds: f64, depth: usize) -> f64 {
         }
     };
     let socket = UnixStream::from(socket);
-    let rate = load(socket.try_clone().unwrap(), seconds, depth);
+    let found = load(socket.try_clone().unwrap(), seconds, depth);
     // It sends what was asked, and finds nobody: that ends it.
     let _ended = socket.shutdown(std::net::Shutdown::Both);
     *IS_DONE.0.lock().unwrap() = true;
     IS_DONE.1.notify_all();
     let _broken = serving.join();
-    rate
+    found
 }
 
-fn measure(name: &str, seconds: f64, depth: usize) -> f64 {
+fn measure(name: &str, seconds: f64, depth: usize) -> Found {
     let application = |device: ApplicationDevice| Export::of_device(&device, false).unwrap();
     let export = match name {
         "null" => Export::open(&"null:64M".parse().unwrap(), false).unwrap(),
@@ -310,7 +349,11 @@ fn main() {
     pin(0);
     for _ in 0..rounds {
         for name in &names {
-            println!("{name:16} {:>9.0} requests/s", measure(name, seconds, depth));
+            let Found { requests_per_second, server } = measure(name, seconds, depth);
+            println!(
+                "{name:16} {requests_per_second:>9.0} requests/s {:>7.2} us of CPU {:>7.3} switches a request",
+                server.cpu_us, server.switches
+            );
         }
     }
 }
