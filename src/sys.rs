@@ -29,6 +29,20 @@ pub(crate) use shared_memory::SharedMemory;
 pub(crate) use shared_words::SharedWords;
 pub use watched::WatchedDescriptor;
 
+/// The dirty pages of a range begin to be written back. Nothing is durable by it.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn begin_writeback(file: &File, range: std::ops::Range<u64>) -> io::Result<()> {
+    let (offset, length) = (range.start.cast_signed(), (range.end - range.start).cast_signed());
+    let descriptor = file.as_raw_fd();
+    // SAFETY: an open descriptor and numbers; the kernel writes no memory of ours.
+    match unsafe { libc::sync_file_range(descriptor, offset, length, libc::SYNC_FILE_RANGE_WRITE) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Anonymous private memory, zero at first, unmapped on drop.
 #[derive(Debug)]
 pub(crate) struct Mapping {

@@ -36,7 +36,7 @@ use super::layer_copy::CopyProgress;
 use super::maps::LayerMaps;
 use super::marking::ContentsMark;
 use super::open_store::OpenStore;
-use super::pack::{ChunkCodec, ChunkHash, ChunkKey, PackError, PackReader};
+use super::pack::{ChunkCodec, ChunkHash, ChunkKey, PackError, PackReader, PackedChunk};
 use super::pack_filling::{FillError, PackFilling};
 use super::pack_life::{PackLife, worst};
 use super::pack_shelf::PackShelf;
@@ -136,8 +136,10 @@ impl PackCollection {
         };
         let is_foreign = self.place.foreign.origin(row.number).is_some();
         self.progress.done += if is_foreign { 0 } else { row.bytes };
-        let opened = match self.place.open(row.number, row.space) {
-            Ok(opened) => opened,
+        // All of them before one counts: what is in a pack that cannot be read is needed of others.
+        let opened = self.place.open(row.number, row.space);
+        let chunks = match opened.and_then(|pack| pack.chunks().collect::<Result<Vec<_>, _>>()) {
+            Ok(chunks) => chunks,
             Err(error) => {
                 tracing::warn!(pack = row.number, %error, "a pack cannot be read, so it stays");
                 self.found.packs_unreadable += 1;
@@ -145,7 +147,7 @@ impl PackCollection {
             }
         };
         let mut life = PackLife::new(row.number);
-        for (slot, chunk) in (0..).zip(opened.chunks()) {
+        for (slot, chunk) in (0..).zip(chunks) {
             let bytes = chunk.payload_bytes;
             life.add(slot, bytes, self.mark.count(&chunk.hash, bytes));
         }
@@ -185,18 +187,19 @@ impl PackCollection {
     }
 
     /// The next chunk that has to be copied; none if there are no more packs.
-    fn next_copy(&mut self) -> Option<(u32, Vec<u8>)> {
+    fn next_copy(&mut self) -> Option<(PackedChunk, Vec<u8>)> {
         loop {
             if let Some(mut copy) = self.copy.take() {
                 let Some(slot) = copy.life.next_alive(copy.next) else {
                     self.copied.insert(copy.life.number);
                     continue;
                 };
-                match copy.reader.read(slot) {
-                    Ok(bytes) => {
+                let located = copy.reader.chunk(slot);
+                match located.and_then(|chunk| Ok((chunk.told(), copy.reader.read(&chunk)?))) {
+                    Ok(read) => {
                         copy.next = slot + 1;
                         self.copy = Some(copy);
-                        return Some((slot, bytes));
+                        return Some(read);
                     }
                     Err(error) => self.keep(&copy.life, &error),
                 }
@@ -287,7 +290,7 @@ impl<M: LayerMaps> OpenStore<M> {
 
     fn copy_some(&mut self, collection: &mut PackCollection) -> Result<(), StoreError> {
         for _ in 0..step_sizes().chunks {
-            let Some((slot, bytes)) = collection.next_copy() else {
+            let Some((chunk, bytes)) = collection.next_copy() else {
                 if is_planted(CollectionBug::CatalogBeforePack) && !collection.copied.is_empty() {
                     collection.released.append(&mut collection.copied);
                     return Ok(());
@@ -298,7 +301,7 @@ impl<M: LayerMaps> OpenStore<M> {
                 }
                 return Ok(());
             };
-            self.copy_chunk(collection, slot, &bytes)?;
+            self.copy_chunk(collection, &chunk, &bytes)?;
         }
         if collection.filling.is_full() {
             self.list_copies(collection)?;
@@ -309,14 +312,12 @@ impl<M: LayerMaps> OpenStore<M> {
     fn copy_chunk(
         &mut self,
         collection: &mut PackCollection,
-        slot: u32,
+        chunk: &PackedChunk,
         bytes: &[u8],
     ) -> Result<(), StoreError> {
-        let chunk = collection.copy.as_ref().and_then(|copy| copy.reader.chunk(slot));
-        let chunk = chunk.expect("it was read from there");
         loop {
             self.begin_pack(&mut collection.filling)?;
-            match collection.filling.put_copy(&chunk, bytes) {
+            match collection.filling.put_copy(chunk, bytes) {
                 Ok(()) => break,
                 Err(FillError::Pack(PackError::Full)) => self.list_copies(collection)?,
                 Err(error) => return Err(StoreError::Reach(error.to_string())),
@@ -380,7 +381,7 @@ impl<M: LayerMaps> OpenStore<M> {
 
     fn keys_of(&self, collection: &PackCollection, row: &PackRow) -> Vec<ChunkKey> {
         let opened = collection.place.open(row.number, row.space);
-        opened.map(|pack| pack.keys().collect()).unwrap_or_default()
+        opened.and_then(|pack| pack.keys()).unwrap_or_default()
     }
 
     /// A pack that has a chunk now.

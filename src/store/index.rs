@@ -265,12 +265,18 @@ mod tests {
         let packs: Vec<_> = packs.collect();
         let (_, index) = new();
         for pack in packs.iter().rev() {
-            index.add(pack.identity().number, pack.keys()).unwrap();
+            index.add(pack.identity().number, pack.keys().unwrap()).unwrap();
         }
         for byte in 3..14_u8 {
             let key = ChunkKey { space: SPACE, hash: ChunkHash(*blake3::hash(&[byte; 700]).as_bytes()) };
             let hint = index.find(&key, |_| true).unwrap().unwrap();
-            assert_eq!(packs[hint.pack as usize - 1].read(hint.slot).unwrap(), [byte; 700]);
+            assert_eq!(
+                {
+                    let pack = &packs[hint.pack as usize - 1];
+                    pack.read(&pack.chunk(hint.slot).unwrap()).unwrap()
+                },
+                [byte; 700]
+            );
         }
     }
 

@@ -15,10 +15,10 @@ use super::contents_error::ContentsError;
 use super::foreign::{ForeignPacks, PlacedFile, PlacedPack};
 use super::manifest::{NamedChunk, translate_hints};
 use super::moved_chunks::MovedChunks;
-use super::pack::{ChunkHash, ChunkHint, ChunkKind, PackError, PackReader};
+use super::pack::{ChunkHash, ChunkHint, ChunkKind, LocatedChunk, PackError, PackReader};
 use crate::mutex::lock;
 
-/// Packs whose footers are in memory.
+/// Packs that are open at once.
 const OPEN_PACKS: usize = 32;
 /// Bytes of chunks in memory.
 const MOST_BYTES: usize = 16 << 20;
@@ -65,7 +65,7 @@ pub(crate) enum ChunkBytes {
 struct FoundChunk {
     number: u64,
     pack: Arc<PackReader<PlacedFile>>,
-    slot: u32,
+    chunk: LocatedChunk,
 }
 
 #[derive(Default)]
@@ -92,7 +92,7 @@ fn touch<K: PartialEq, V: Clone>(kept: &mut VecDeque<(K, V)>, key: &K) -> Option
 
 /// What a planted bug makes of a damaged chunk.
 fn zeroes_instead(found: &FoundChunk) -> Vec<u8> {
-    vec![0; found.pack.chunk(found.slot).map_or(0, |chunk| chunk.hashed_bytes as usize)]
+    vec![0; found.chunk.told().hashed_bytes as usize]
 }
 
 impl PackShelf {
@@ -117,15 +117,22 @@ impl PackShelf {
     }
 
     fn in_pack(&self, number: u64, hash: &ChunkHash) -> Result<FoundChunk, ContentsError> {
+        self.at(number, hash, None)
+    }
+
+    /// A chunk of a pack, which should have it in this slot.
+    fn at(&self, number: u64, hash: &ChunkHash, slot: Option<u32>) -> Result<FoundChunk, ContentsError> {
         let pack = self.pack(number)?;
-        let slot = pack.slot(hash).ok_or(ContentsError::Elsewhere(*hash))?;
-        Ok(FoundChunk { number, pack, slot })
+        let found = pack.find(hash, slot);
+        let found = found.map_err(|source| ContentsError::Pack { pack: number, source })?;
+        let chunk = found.ok_or(ContentsError::Elsewhere(*hash))?;
+        Ok(FoundChunk { number, pack, chunk })
     }
 
     /// Where a chunk is now. It may have been moved since what names it was written.
     fn find(&self, chunk: &NamedChunk) -> Result<FoundChunk, ContentsError> {
         let hash = &chunk.hash;
-        let Some(ChunkHint { pack: hinted, .. }) = chunk.hint else {
+        let Some(ChunkHint { pack: hinted, slot }) = chunk.hint else {
             let found = self.look_for(hash, None).ok_or(ContentsError::Nowhere(*hash))?;
             return self.in_pack(found, hash);
         };
@@ -133,7 +140,7 @@ impl PackShelf {
         if let Some(found) = takers.into_iter().find_map(|taker| self.in_pack(taker, hash).ok()) {
             return Ok(found);
         }
-        let error = match self.in_pack(hinted, hash) {
+        let error = match self.at(hinted, hash, Some(slot)) {
             Err(error) if error.is_elsewhere() && !is_planted(CollectionBug::MovedChunksLost) => error,
             result => return result,
         };
@@ -192,7 +199,7 @@ impl PackShelf {
             return Ok(ChunkBytes::Whole(bytes));
         }
         let found = self.counted(self.find(chunk))?;
-        match found.pack.read_known(found.slot, wanted) {
+        match found.pack.read_known(&found.chunk, wanted) {
             Ok(Some(part)) => Ok(ChunkBytes::Part(part)),
             // What is damaged may be somewhere else too.
             Ok(None) | Err(_) => self.read_whole(chunk.hash, &found).map(ChunkBytes::Whole),
@@ -200,12 +207,12 @@ impl PackShelf {
     }
 
     fn read_whole(&self, hash: ChunkHash, found: &FoundChunk) -> Result<Arc<Vec<u8>>, ContentsError> {
-        let bytes = match found.pack.read(found.slot) {
+        let bytes = match found.pack.read(&found.chunk) {
             Ok(bytes) => bytes,
             Err(error) => {
                 let second = self.second_place(hash, found);
                 let second = second.and_then(|other| self.in_pack(other, &hash).ok());
-                match second.and_then(|other| other.pack.read(other.slot).ok()) {
+                match second.and_then(|other| other.pack.read(&other.chunk).ok()) {
                     Some(bytes) => bytes,
                     None if is_planted(CollectionBug::DamageReadsAsZeroes) => zeroes_instead(found),
                     None => self.counted(Err(ContentsError::Pack { pack: found.number, source: error }))?,
@@ -222,7 +229,8 @@ impl PackShelf {
         if self.foreign.origin(found.number).is_none() {
             return bytes;
         }
-        if let Some(chunk) = found.pack.chunk(found.slot).filter(|chunk| chunk.kind == ChunkKind::Node) {
+        let chunk = found.chunk.told();
+        if chunk.kind == ChunkKind::Node {
             let store = found.pack.identity().store;
             let own = |number| self.foreign.translate(store, number);
             translate_hints(&mut bytes, chunk.hashed_bytes as usize, own);
@@ -237,11 +245,10 @@ impl PackShelf {
         let mut places = Vec::new();
         for chunk in chunks.iter().filter(|chunk| self.kept(&chunk.hash).is_none()) {
             let Ok(found) = self.find(chunk) else { break };
-            if let Some(place) = found.pack.chunk(found.slot) {
-                let range = place.offset..place.offset + u64::from(place.payload_bytes);
-                if !found.pack.file().has(range.clone()) {
-                    places.push((found.number, found.pack, range));
-                }
+            let place = found.chunk.told();
+            let range = place.offset..place.offset + u64::from(place.payload_bytes);
+            if !found.pack.file().has(range.clone()) {
+                places.push((found.number, found.pack, range));
             }
         }
         places.sort_by_key(|(number, _, range)| (*number, range.start));
@@ -272,7 +279,8 @@ impl PackShelf {
         }
         let pack = touch(&mut lock(&self.open), &hint.pack);
         pack.is_some_and(|pack| {
-            let place = pack.chunk(hint.slot).filter(|place| place.hash == chunk.hash);
+            let place = pack.chunk_at_hand(hint.slot).map(|found| found.told());
+            let place = place.filter(|place| place.hash == chunk.hash);
             place.is_some_and(|place| {
                 pack.file().has_now(place.offset..place.offset + u64::from(place.payload_bytes))
             })
@@ -281,7 +289,7 @@ impl PackShelf {
 
     /// Another pack that has a damaged chunk, which is told of.
     fn second_place(&self, hash: ChunkHash, found: &FoundChunk) -> Option<u64> {
-        let key = (found.number, found.slot);
+        let key = (found.number, found.chunk.slot());
         let known = lock(&self.damaged).get(&key).copied();
         if let Some(known) = known {
             return known;
@@ -294,7 +302,7 @@ impl PackShelf {
             return second;
         }
         if let Some(on_damage) = &self.on_damage {
-            on_damage(ChunkHint { pack: found.number, slot: found.slot }, hash);
+            on_damage(ChunkHint { pack: found.number, slot: found.chunk.slot() }, hash);
         }
         second
     }

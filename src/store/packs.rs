@@ -17,7 +17,7 @@ use super::error::StoreError;
 use super::file_changes::{make_directory, rename, sync_directory};
 use super::foreign::{ForeignPacks, PartialPack, PlacedFile, PlacedPack, present_ranges};
 use super::index::{ChunkIndex, ChunkIndexError};
-use super::pack::{ChunkHash, ChunkSpace, PackError, PackIdentity, PackReader, UncachedFile};
+use super::pack::{ChunkHash, ChunkSpace, PackError, PackIdentity, PackReader, PackedChunk, UncachedFile};
 use super::pack_shelf::PackShelf;
 
 const PACKS: &str = "packs";
@@ -153,7 +153,8 @@ impl PackPlace {
         let number = |name: String| name.strip_suffix(".pack").and_then(|number| number.parse().ok());
         let mut all: Vec<u64> = names(&*self.directory).ok()?.into_iter().filter_map(number).collect();
         all.sort_unstable_by(|one, other| other.cmp(one));
-        all.into_iter().find(|pack| self.open(*pack, space).is_ok_and(|pack| pack.slot(hash).is_some()))
+        let has = |chunk: Result<PackedChunk, PackError>| chunk.is_ok_and(|chunk| chunk.hash == *hash);
+        all.into_iter().find(|pack| self.open(*pack, space).is_ok_and(|pack| pack.chunks().any(has)))
     }
 
     /// Makes the empty file of a pack. Its number is reserved.
@@ -272,11 +273,11 @@ impl StoreDirectory {
         let mut made = RebuiltIndex::default();
         for row in packs {
             // What is in a pack that cannot be read is written once more when it comes again.
-            match place.open(row.number, row.space) {
-                Ok(pack) => {
+            match place.open(row.number, row.space).and_then(|pack| pack.keys()) {
+                Ok(keys) => {
                     made.packs += 1;
-                    made.chunks += pack.keys().count() as u64;
-                    index.add(row.number, pack.keys()).map_err(index_failure)?;
+                    made.chunks += keys.len() as u64;
+                    index.add(row.number, keys).map_err(index_failure)?;
                 }
                 Err(error) => made.left.push(pack_failure(place.path_of(row.number))(error).to_string()),
             }

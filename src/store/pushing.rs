@@ -113,17 +113,22 @@ impl NeededWalk<'_> {
             let path = self.place.path_of(row.number);
             let foreign = self.foreign.get(&row.number);
             let opened = self.place.open(row.number, row.space).map_err(pack_failure(path.clone()))?;
-            let alive = opened.chunks().filter(|chunk| self.needed.remove(&chunk.hash)).count() as u64;
+            let mut alive = 0;
+            for chunk in opened.chunks() {
+                let chunk = chunk.map_err(pack_failure(path.clone()))?;
+                alive += u64::from(self.needed.remove(&chunk.hash));
+            }
             if let ManifestEntry::Named(chunk) = top
                 && found.root.is_none()
             {
-                let slot = opened.slot(&chunk.hash);
-                found.root = slot.map(|slot| (chunk.hash.to_string(), row.number, slot));
+                let hint = chunk.hint.filter(|hint| hint.pack == row.number).map(|hint| hint.slot);
+                let located = opened.find(&chunk.hash, hint).map_err(pack_failure(path.clone()))?;
+                found.root = located.map(|at| (chunk.hash.to_string(), row.number, at.slot()));
             }
             self.count -= alive;
             if alive > 0 {
                 let from = foreign.map_or(NeededBytes::Here(path), NeededBytes::of);
-                let (footer_offset, chunks) = (opened.footer_offset(), opened.chunks().count() as u32);
+                let (footer_offset, chunks) = (opened.footer_offset(), opened.count());
                 let (number, bytes) = (row.number, row.bytes);
                 found.packs.push(NeededPack { number, bytes, chunks, footer_offset, from });
             }

@@ -13,7 +13,7 @@
 //!
 //! Packs and nodes of manifests are never written again, so read-only-compatible features do not matter here.
 
-use super::crc::crc32c;
+use super::crc::RunningCrc;
 
 pub(super) const STRUCTURE_HEADER: usize = 32;
 const CRC_AT: usize = 24;
@@ -47,7 +47,51 @@ pub(super) fn seal(bytes: &mut [u8]) -> u32 {
 }
 
 fn crc(bytes: &[u8]) -> u32 {
-    crc32c(&[&bytes[..CRC_AT], &[0; 4], &bytes[CRC_AT + 4..]])
+    let (header, body) = bytes.split_first_chunk().expect("it has a header");
+    let mut crc = StructureCrc::new(header);
+    crc.take(body);
+    crc.finish()
+}
+
+/// The CRC of a structure whose bytes come one after the other.
+#[derive(Debug)]
+pub(super) struct StructureCrc(RunningCrc);
+
+impl StructureCrc {
+    pub(super) fn new(header: &[u8; STRUCTURE_HEADER]) -> Self {
+        let mut crc = RunningCrc::default();
+        [&header[..CRC_AT], &[0; 4], &header[CRC_AT + 4..]].into_iter().for_each(|part| crc.take(part));
+        Self(crc)
+    }
+
+    /// What follows the header, or what was taken before.
+    pub(super) fn take(&mut self, bytes: &[u8]) {
+        self.0.take(bytes);
+    }
+
+    pub(super) fn finish(self) -> u32 {
+        self.0.finish()
+    }
+}
+
+/// Checks the header of a structure whose bytes have this CRC.
+pub(super) fn check_header(
+    header: &[u8; STRUCTURE_HEADER],
+    magic: [u8; 8],
+    crc: u32,
+) -> Result<(), StructureFlaw> {
+    let number = |at: usize| u32::from_le_bytes(header[at..at + 4].try_into().expect("four bytes"));
+    if header[..8] != magic {
+        return Err(StructureFlaw::Other);
+    }
+    if crc != number(CRC_AT) {
+        return Err(StructureFlaw::Torn);
+    }
+    let (version, features) = (number(8), number(20));
+    if version != VERSION || features != 0 {
+        return Err(StructureFlaw::Newer { version, features });
+    }
+    Ok(())
 }
 
 /// A structure whose header was checked.
@@ -61,19 +105,12 @@ pub(super) struct WholeStructure<'a> {
 
 /// Checks the header of a structure that has all of `bytes`.
 pub(super) fn whole(bytes: &[u8], magic: [u8; 8]) -> Result<WholeStructure<'_>, StructureFlaw> {
-    if bytes.len() < STRUCTURE_HEADER || bytes[..8] != magic {
-        return Err(StructureFlaw::Other);
-    }
-    let number = |at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"));
-    let crc = crc(bytes);
-    if crc != number(CRC_AT) {
-        return Err(StructureFlaw::Torn);
-    }
-    let (version, features) = (number(8), number(20));
-    if version != VERSION || features != 0 {
-        return Err(StructureFlaw::Newer { version, features });
-    }
-    Ok(WholeStructure { body: &bytes[STRUCTURE_HEADER..], crc, read_only_features: number(16) })
+    let (header, body) = bytes.split_first_chunk().ok_or(StructureFlaw::Other)?;
+    // The CRC of what is another thing is of no interest.
+    let crc = if header[..8] == magic { crc(bytes) } else { 0 };
+    check_header(header, magic, crc)?;
+    let read_only_features = u32::from_le_bytes(header[16..20].try_into().expect("four bytes"));
+    Ok(WholeStructure { body, crc, read_only_features })
 }
 
 /// What follows the header of a structure that has all of `bytes`, where the rest of it does not matter.

@@ -2,6 +2,9 @@
 //!
 //! * how long a checkpoint takes of a disk on which so much was written since the last one, with no FLUSH;
 //! * how long a FLUSH takes after one write of 4 KiB, and after 32, at random places;
+//! * how long the file system needs to make one write of 4 KiB durable, and 32, in a file that is there: no
+//!   FLUSH that is durable takes less;
+//! * whether what a FLUSH was answered for is there after the server was killed;
 //! * how much memory a server takes for each chunk of a disk that is in chunks already.
 //!
 //! ```text
@@ -10,8 +13,10 @@
 //! ```
 //!
 //! Both keep chunks of 64 KiB under BLAKE3, and a checkpoint of either is durable. What is written does not
-//! compress, and no chunk of it is there twice. The memory of a disk of `--chunks` chunks: private memory of
-//! the server after every 64th chunk was read, less that of a server of an empty disk that was read alike.
+//! compress, and no chunk of it is there twice. The memory of a disk of `--chunks` chunks is private memory of
+//! the server after every 64th chunk was read. It is told in two ways: less that of a server of an empty disk
+//! that was read alike, divided by the chunks; and what each chunk adds between a tenth of them and all, which
+//! leaves out what is the same for any disk, such as caches with a limit.
 
 mod client;
 mod servers;
@@ -128,6 +133,65 @@ fn measure(server: &mut dyn Server, options: &Options) -> Result<Figures> {
     Ok(Figures { written, checkpoint, flush_1, flush_32 })
 }
 
+/// What the file system takes for `fdatasync` after so many writes in a file that is there, at random places.
+fn floor(directory: &Path, size: u64, writes: usize, rounds: usize) -> Result<Duration> {
+    let path = directory.join("floor");
+    let file = File::create(&path)?;
+    let (mut random, mut bytes, mut block) = (Random(11), vec![0; REQUEST], [0; BLOCK]);
+    for offset in (0..size).step_by(REQUEST) {
+        random.fill(&mut bytes);
+        file.write_all_at(&bytes, offset)?;
+    }
+    file.sync_all()?;
+    let mut times = Vec::new();
+    for _ in 0..rounds {
+        for _ in 0..writes {
+            random.fill(&mut block);
+            file.write_all_at(&block, random.number() % (size / BLOCK as u64) * BLOCK as u64)?;
+        }
+        let begun = Instant::now();
+        file.sync_data()?;
+        times.push(begun.elapsed());
+    }
+    std::fs::remove_file(&path)?;
+    Ok(median(times))
+}
+
+/// Bytes of the floor's file.
+const FLOOR: u64 = 256 << 20;
+
+/// Whether what a FLUSH was answered for is read after the server was killed and started again.
+fn survives<S: Server>(start: impl Fn(bool) -> Result<S>) -> Result<bool> {
+    let (mut block, mut found) = ([0; BLOCK], [0; BLOCK]);
+    Random(3).fill(&mut block);
+    let server = start(true)?;
+    let mut client = server.connect()?;
+    client.write(0, &block)?;
+    client.flush()?;
+    // It is killed.
+    drop(server);
+    start(false)?.connect()?.read(0, &mut found)?;
+    Ok(found == block)
+}
+
+fn tell_survival(options: &Options, house: &Path) -> Result<()> {
+    const SIZE: u64 = 64 << 20;
+    let shuru = made(house, "shuru-killed")?;
+    let ours = made(house, "ours-killed")?;
+    let shuru = survives(|_| Shuru::start(&shuru, SIZE, None))?;
+    let ours = survives(|is_first| match is_first {
+        true => Ours::start(&options.binary, &ours, SIZE, None),
+        false => Ours::serve(&options.binary, &ours),
+    })?;
+    let told = |is_there| if is_there { "is there" } else { "is gone" };
+    println!(
+        "after a FLUSH and a kill, what was written {} (shuru-store), {} (ringnbd)",
+        told(shuru),
+        told(ours)
+    );
+    Ok(())
+}
+
 /// Reads some of each part of a disk, and says how much memory the server has then.
 fn read_some(server: &dyn Server, size: u64) -> Result<u64> {
     let (mut client, mut block) = (server.connect()?, [0; BLOCK]);
@@ -150,10 +214,39 @@ fn numbered(at: u64) -> Vec<u8> {
     chunk
 }
 
-fn memory_of_shuru(house: &Path, chunks: u64) -> Result<f64> {
+/// Private memory of a server whose disk has so many chunks, and of one of an empty disk of that size.
+#[derive(Clone, Copy)]
+struct Memory {
+    chunks: u64,
+    empty: u64,
+    full: u64,
+}
+
+impl Memory {
+    fn a_chunk(&self) -> f64 {
+        self.full.saturating_sub(self.empty) as f64 / self.chunks as f64
+    }
+
+    fn told(&self, name: &str) {
+        let Self { chunks, empty, full } = self;
+        println!(
+            "{name}, {chunks} chunks: {:.1} MiB, of an empty disk {:.1} MiB",
+            *full as f64 / f64::from(1 << 20),
+            *empty as f64 / f64::from(1 << 20)
+        );
+    }
+}
+
+/// Bytes that each chunk adds from the smaller disk to the larger one.
+fn slope(small: Memory, large: Memory) -> f64 {
+    (large.full as f64 - small.full as f64) / (large.chunks - small.chunks) as f64
+}
+
+fn memory_of_shuru(house: &Path, chunks: u64) -> Result<Memory> {
     let size = chunks * CHUNK;
-    let empty = read_some(&Shuru::start(&made(house, "shuru-empty")?, size, None)?, size)?;
-    let full = made(house, "shuru-full")?;
+    let empty = made(house, &format!("shuru-empty-{chunks}"))?;
+    let empty = read_some(&Shuru::start(&empty, size, None)?, size)?;
+    let full = made(house, &format!("shuru-full-{chunks}"))?;
     let store = LocalChunkStore::open(&full.to_string_lossy())?;
     let mut index = ChunkIndex::new(size);
     for at in 0..chunks {
@@ -165,13 +258,14 @@ fn memory_of_shuru(house: &Path, chunks: u64) -> Result<f64> {
         index.set_hash(at as usize, hash);
     }
     let full = read_some(&Shuru::start(&full, size, Some(&index))?, size)?;
-    Ok(full.saturating_sub(empty) as f64 / chunks as f64)
+    Ok(Memory { chunks, empty, full })
 }
 
-fn memory_of_ours(binary: &Path, house: &Path, chunks: u64) -> Result<f64> {
+fn memory_of_ours(binary: &Path, house: &Path, chunks: u64) -> Result<Memory> {
     let size = chunks * CHUNK;
-    let empty = read_some(&Ours::start(binary, &made(house, "ours-empty")?, size, None)?, size)?;
-    let directory = made(house, "ours-full")?;
+    let empty = made(house, &format!("ours-empty-{chunks}"))?;
+    let empty = read_some(&Ours::start(binary, &empty, size, None)?, size)?;
+    let directory = made(house, &format!("ours-full-{chunks}"))?;
     let raw = directory.join("raw");
     let file = File::create(&raw)?;
     file.set_len(size)?;
@@ -179,8 +273,26 @@ fn memory_of_ours(binary: &Path, house: &Path, chunks: u64) -> Result<f64> {
         file.write_all_at(&numbered(at)[..BLOCK], at * CHUNK)?;
     }
     let server = Ours::start(binary, &directory, size, Some(&raw))?;
+    std::fs::remove_file(&raw)?;
     let full = read_some(&server, size)?;
-    Ok(full.saturating_sub(empty) as f64 / chunks as f64)
+    Ok(Memory { chunks, empty, full })
+}
+
+fn compare_memory(options: &Options, house: &Path) -> Result<()> {
+    let (few, all) = (options.chunks.div_ceil(10), options.chunks);
+    let of_shuru = [few, all].map(|chunks| memory_of_shuru(house, chunks));
+    let of_ours = [few, all].map(|chunks| memory_of_ours(&options.binary, house, chunks));
+    for (name, [small, large]) in [("shuru-store", of_shuru), ("ringnbd", of_ours)] {
+        let (small, large) = (small?, large?);
+        small.told(name);
+        large.told(name);
+        println!(
+            "{name}: {:.1} bytes a chunk of {all} more than an empty disk; each chunk beyond {few} adds {:.1}",
+            large.a_chunk(),
+            slope(small, large)
+        );
+    }
+    Ok(())
 }
 
 fn ratio(name: &str, theirs: Duration, ours: Duration) {
@@ -202,19 +314,22 @@ fn main() -> Result<()> {
 
 fn compare(options: &Options, house: &Path) -> Result<()> {
     if options.dirty > 0 {
+        tell_survival(options, house)?;
         let size = options.dirty << 20;
         let shuru = measure(&mut Shuru::start(&made(house, "shuru")?, size, None)?, options)?;
         let ours = measure(&mut Ours::start(&options.binary, &made(house, "ours")?, size, None)?, options)?;
         ratio("writes", shuru.written, ours.written);
         ratio("checkpoint", shuru.checkpoint, ours.checkpoint);
         ratio("writes and checkpoint", shuru.written + shuru.checkpoint, ours.written + ours.checkpoint);
+        for (writes, rounds) in [(1, options.flushes), (32, options.flushes.div_ceil(4))] {
+            let took = floor(house, FLOOR, writes, rounds)?;
+            println!("the file system's fdatasync after {writes}: {took:.2?}");
+        }
         ratio("FLUSH after 1 write", shuru.flush_1, ours.flush_1);
         ratio("FLUSH after 32 writes", shuru.flush_32, ours.flush_32);
     }
     if options.chunks > 0 {
-        let shuru = memory_of_shuru(house, options.chunks)?;
-        let ours = memory_of_ours(&options.binary, house, options.chunks)?;
-        println!("memory a chunk of {}: shuru-store {shuru:.1} bytes, ringnbd {ours:.1}", options.chunks);
+        compare_memory(options, house)?;
     }
     Ok(())
 }

@@ -62,7 +62,12 @@ impl Ours {
                 run(Command::new(binary).args(["image", "clone"]).arg(image("golden@1")).arg(image("vm")))?;
             }
         }
-        let exported = format!("store:{}", store.display());
+        Self::serve(binary, directory)
+    }
+
+    /// A store that is there.
+    pub fn serve(binary: &Path, directory: &Path) -> Result<Self> {
+        let exported = format!("store:{}", directory.join("store").display());
         let child = Command::new(binary)
             .args(["serve", &exported, "--shards", "1", "--control"])
             .arg(format!("unix:{}", directory.join("control").display()))

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::ingesting::IngestTurn;
 use super::offers::Stores;
 use super::one::OneStore;
 use crate::store::catalog::LayerId;
@@ -104,11 +105,11 @@ impl Stores {
             return Ok(());
         };
         let mut before = ingest.looked_at();
-        let mut onward = |ingest: &LayerIngest, took: Duration| {
+        let mut onward = |ingest: &LayerIngest, turn: IngestTurn| {
             one.comes_first()?;
             let bytes = ingest.looked_at() - std::mem::replace(&mut before, ingest.looked_at());
             let least = owed(bytes, Some(pace.bytes_a_second), Duration::ZERO);
-            Ok(least.max(took * RESTS).min(LONGEST_REST))
+            Ok(least.max(turn.took * RESTS).min(LONGEST_REST))
         };
         let ingest = self.ingest_steps(one, ingest, &mut onward).await?;
         let released = self.end_ingest(one, ingest).await?;

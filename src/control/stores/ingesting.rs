@@ -10,6 +10,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
+use super::cpu_times::CpuTimes;
 use super::ingest_work::IngestWork;
 use super::offers::Stores;
 use super::one::OneStore;
@@ -27,6 +28,14 @@ use crate::store::request::{CheckpointProgress, StoreAnswer};
 const TURN: Duration = Duration::from_millis(5);
 /// How long an answer waits for the end of the work.
 const MOMENT: Duration = Duration::from_millis(500);
+
+/// What a turn took.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct IngestTurn {
+    pub(super) took: Duration,
+    /// Clients were served since the turn before, or something else was done.
+    others_were_busy: bool,
+}
 
 /// Works for a turn; how far it is.
 fn ingest_some(
@@ -124,10 +133,10 @@ impl Stores {
         let of = node.clone();
         let begun = one.ask(move |store| store.begin_ingest(&of));
         let Some(ingest) = begun.await?? else { return Ok(false) };
-        let mut onward = |ingest: &LayerIngest, took| {
+        let mut onward = |ingest: &LayerIngest, turn: IngestTurn| {
             progress.set(ingest.progress());
-            // Clients have half of the time that this takes.
-            Ok(took)
+            // Clients have half of the time that this takes, if there are any that do something.
+            Ok(if turn.others_were_busy { turn.took } else { Duration::ZERO })
         };
         let ingest = self.ingest_steps(one, ingest, &mut onward).await?;
         let bytes = self.end_ingest(one, ingest).await?;
@@ -135,28 +144,30 @@ impl Stores {
         Ok(true)
     }
 
-    /// Goes on until all of a layer was looked at. `onward` is told after each turn how far it is and how
-    /// long that took; it says how long to rest, and gives the layer up by its error.
+    /// Goes on until all of a layer was looked at. `onward` is told after each turn how far it is and what
+    /// that took; it says how long to rest, and gives the layer up by its error.
     pub(super) async fn ingest_steps(
         &self,
         one: &OneStore,
         mut ingest: LayerIngest,
-        onward: &mut dyn FnMut(&LayerIngest, Duration) -> Result<Duration, StoreError>,
+        onward: &mut dyn FnMut(&LayerIngest, IngestTurn) -> Result<Duration, StoreError>,
     ) -> Result<LayerIngest, StoreError> {
-        let mut before = ingest.counts();
+        let (mut before, mut last) = (ingest.counts(), None::<CpuTimes>);
         loop {
             let began = Instant::now();
             let turn = one.ask(move |store| {
                 let result = ingest_some(store, &mut ingest);
-                (ingest, result)
+                (ingest, result, CpuTimes::now())
             });
-            let (back, result) = turn.await?;
+            let (back, result, times) = turn.await?;
             ingest = back;
+            let others_were_busy = last.is_none_or(|last| times.others_were_busy(&last));
+            last = Some(times);
             let counts = ingest.counts();
             one.count_ingested(&counts.since(&before));
             before = counts;
             let rest = result.and_then(|done| {
-                let rest = onward(&ingest, began.elapsed())?;
+                let rest = onward(&ingest, IngestTurn { took: began.elapsed(), others_were_busy })?;
                 match (done.is_done(), self.plane.is_stopping()) {
                     (true, _) => Ok(None),
                     (false, true) => Err(StoreError::Interrupted),

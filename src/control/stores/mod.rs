@@ -17,6 +17,7 @@
 //! growing    images that become larger while clients use them
 //! merging    chains that become shorter
 //! ingesting  snapshots that come into packs
+//! cpu_times  whether clients want the time that this would take
 //! lending    a store that goes to another process
 //! background layers that come into packs without being asked for
 //! uploading  snapshots that come to a tier without being asked for
@@ -30,6 +31,7 @@ mod background;
 mod changes_only;
 mod collecting;
 mod collecting_work;
+mod cpu_times;
 mod flattening;
 mod growing;
 mod ingest_work;

@@ -303,7 +303,7 @@ fn a_chunk_comes_back() {
     let (_house, _path, mut store) = new_store();
     packed_image(&mut store, "gone", &[1, 2, 3]);
     let index = store.chunk_index(&store.pack_place().unwrap()).unwrap();
-    let keys: Vec<_> = store.open_pack(1).unwrap().read().unwrap().keys().collect();
+    let keys: Vec<_> = store.open_pack(1).unwrap().read().unwrap().keys().unwrap();
     remove(&mut store, "gone");
     assert_eq!(collect(&mut store).packs_removed, 1);
     // As after a kill before the index has followed.

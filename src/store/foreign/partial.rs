@@ -15,6 +15,7 @@ use super::ledger::{CacheLedger, EvictableCache};
 use super::present::{PAGE, PresentPages, pages_of};
 use super::run_ahead::RunAhead;
 use super::source::{SourceError, SourcePack};
+use crate::mutex::lock;
 
 /// Bytes behind the chunks of a pack at most.
 const MOST_FOOTER: u64 = 8 << 20;
@@ -33,6 +34,8 @@ pub(crate) struct PartialPack {
     footer_offset: AtomicU64,
     file: File,
     state: Mutex<PartialState>,
+    /// The footer and where it begins, if the file cannot keep it.
+    aside: Mutex<Option<(u64, Vec<u8>)>>,
     /// Something has come, or does not come.
     changed: Condvar,
     fetching: Arc<TierFetching>,
@@ -122,6 +125,7 @@ impl PartialPack {
             footer_offset: AtomicU64::new(footer_offset),
             file,
             state,
+            aside: Mutex::default(),
             changed: Condvar::new(),
             fetching,
             ledger,
@@ -282,28 +286,14 @@ impl PartialPack {
             true => self.state().run.note(&range, self.footer_offset()),
             false => None,
         };
-        let wanted = pages_of(self.wanted(&range));
-        if self.state().here.first_missing(wanted.clone()).is_some() {
-            let began = Instant::now();
-            let brought = self.bring(&wanted, began + self.fetching.limits().wait);
-            let counts = &self.fetching.counts;
-            TierCounts::add(&counts.waits, 1);
-            TierCounts::add(&counts.waited_ns, began.elapsed().as_nanos() as u64);
-            match brought {
-                // The disk of the cache is full, or broken: that must not cost the bytes.
-                Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::TimedOut) => {
-                    tracing::warn!(pack = self.number, %error, "what is fetched of a pack cannot be kept");
-                    let deadline = Some(began + self.fetching.limits().wait);
-                    let fetched = self.fetching.get(&self.source, &range, deadline).map_err(failure)?;
-                    bytes.copy_from_slice(&fetched);
-                    return Ok(());
-                }
-                Err(error) => {
-                    TierCounts::add(&counts.gave_up, 1);
-                    return Err(error);
-                }
-                Ok(()) => {}
-            }
+        if self.is_aside(bytes, offset) {
+            return Ok(());
+        }
+        let deadline = Instant::now() + self.fetching.limits().wait;
+        if !self.bring_to_cache(&range, deadline)? {
+            let fetched = self.fetching.get(&self.source, &range, Some(deadline)).map_err(failure)?;
+            bytes.copy_from_slice(&fetched);
+            return Ok(());
         }
         if let Some(ahead) = ahead {
             self.ask_ahead(ahead);
@@ -311,6 +301,56 @@ impl PartialPack {
         self.ledger.used(self.number);
         self.ledger.make_room(self.number);
         self.file.read_exact_at(bytes, offset)
+    }
+
+    /// Fetches what is not here of a range; false if it cannot be kept.
+    fn bring_to_cache(&self, range: &Range<u64>, deadline: Instant) -> io::Result<bool> {
+        let wanted = pages_of(self.wanted(range));
+        if self.state().here.first_missing(wanted.clone()).is_none() {
+            return Ok(true);
+        }
+        let began = Instant::now();
+        let brought = self.bring(&wanted, deadline);
+        let counts = &self.fetching.counts;
+        TierCounts::add(&counts.waits, 1);
+        TierCounts::add(&counts.waited_ns, began.elapsed().as_nanos() as u64);
+        match brought {
+            // The disk of the cache is full, or broken: that must not cost the bytes.
+            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::TimedOut) => {
+                tracing::warn!(pack = self.number, %error, "what is fetched of a pack cannot be kept");
+                Ok(false)
+            }
+            Err(error) => {
+                TierCounts::add(&counts.gave_up, 1);
+                Err(error)
+            }
+            Ok(()) => Ok(true),
+        }
+    }
+
+    /// Fetches the footer at once, which is read in pieces then and for as long as the pack is open. If it
+    /// cannot be kept in the file it is in memory.
+    pub(super) fn bring_footer(&self, range: Range<u64>) -> io::Result<()> {
+        // Where it begins may be somebody's claim, which is found out when it is read.
+        if range.end > self.bytes || range.end.saturating_sub(range.start) > MOST_FOOTER {
+            return Ok(());
+        }
+        let deadline = Instant::now() + self.fetching.limits().wait;
+        if !self.bring_to_cache(&range, deadline)? {
+            let fetched = self.fetching.get(&self.source, &range, Some(deadline)).map_err(failure)?;
+            *lock(&self.aside) = Some((range.start, fetched));
+        }
+        Ok(())
+    }
+
+    /// Fills `bytes` with what is kept in memory, if that has them.
+    fn is_aside(&self, bytes: &mut [u8], offset: u64) -> bool {
+        let aside = lock(&self.aside);
+        let part = aside.as_ref().and_then(|(start, kept)| {
+            let at = usize::try_from(offset.checked_sub(*start)?).ok()?;
+            kept.get(at..at.checked_add(bytes.len())?)
+        });
+        part.map(|part| bytes.copy_from_slice(part)).is_some()
     }
 
     /// The same, of what the tier has: what is here is wrong.
@@ -331,6 +371,7 @@ impl PartialPack {
 
     /// What is here of a range does not count any more.
     pub(super) fn drop_range(&self, range: Range<u64>) {
+        *lock(&self.aside) = None;
         let (mut state, pages) = (self.state(), pages_of(range));
         state.here.remove(pages.clone());
         if state.wrong.len() < MOST_WRONG {

@@ -72,6 +72,13 @@ impl PackFile for PlacedFile {
         }
     }
 
+    fn prepare(&self, range: Range<u64>) -> io::Result<()> {
+        match self {
+            Self::Whole(_) => Ok(()),
+            Self::Partial(pack) => pack.bring_footer(range),
+        }
+    }
+
     fn further_reads(&self) -> usize {
         match self {
             Self::Whole(file) => file.further_reads(),

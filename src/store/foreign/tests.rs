@@ -356,7 +356,8 @@ fn concurrent_readers_make_one_request() {
     let before = tier.asked.load(Ordering::SeqCst);
     tier.held.store(true, Ordering::SeqCst);
     std::thread::scope(|scope| {
-        let readers: Vec<_> = (0..8).map(|_| scope.spawn(|| pack.read(3).unwrap())).collect();
+        let readers: Vec<_> =
+            (0..8).map(|_| scope.spawn(|| pack.read(&pack.chunk(3).unwrap()).unwrap())).collect();
         while tier.asked.load(Ordering::SeqCst) == before {
             std::thread::yield_now();
         }

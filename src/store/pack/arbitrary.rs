@@ -34,10 +34,11 @@ pub(super) fn use_arbitrary(data: &[u8]) {
     bytes.extend(trailer);
     let Ok(pack) = PackReader::open(MemoryPack::new(bytes), &identity) else { return };
     assert!(pack.identity().store != Uuid::nil());
-    for (slot, key) in pack.keys().enumerate() {
-        assert!(pack.slot(&key.hash).is_some());
+    for (slot, key) in (0..).zip(pack.keys().expect("it was verified")) {
+        let found = pack.find(&key.hash, Some(slot)).expect("it was verified").expect("it has the name");
+        assert!(pack.find(&key.hash, None).expect("it was verified").is_some());
         // What a hash is not the hash of is never given out.
-        if let Ok(contents) = pack.read(slot as u32) {
+        if let Ok(contents) = pack.read(&found) {
             assert!(contents.len() <= 16 << 10);
         }
     }

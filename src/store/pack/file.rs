@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use rustix::fs::{Advice, fadvise};
@@ -10,6 +11,7 @@ use rustix::fs::{Advice, fadvise};
 use super::error::PackError;
 
 use crate::store::file_changes::{set_length, sync_all, write_all_at};
+use crate::sys::begin_writeback;
 
 /// A file that a pack is in.
 pub(crate) trait PackFile {
@@ -21,6 +23,11 @@ pub(crate) trait PackFile {
     /// The same, of what the medium has: what is in memory may be damaged, and the medium not.
     fn read_again(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
         self.read(bytes, offset)
+    }
+
+    /// All of a range is about to be read, in pieces.
+    fn prepare(&self, _range: Range<u64>) -> io::Result<()> {
+        Ok(())
     }
 
     /// How often it is read again when it does not fit; once at least.
@@ -35,6 +42,10 @@ pub(crate) trait PackFile {
         tracing::warn!(pack, %error, "{what}");
     }
     fn write(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
+
+    /// What was written of a range may go to the medium now. Nothing is durable by it: a sync that follows
+    /// has less to wait for.
+    fn begin_writeback(&self, _range: Range<u64>) {}
 
     /// Cuts off what is behind `length`.
     fn set_length(&self, length: u64) -> io::Result<()>;
@@ -61,6 +72,11 @@ impl PackFile for File {
         write_all_at(self, bytes, offset)
     }
 
+    fn begin_writeback(&self, range: Range<u64>) {
+        // Where that is not possible the sync takes longer.
+        let _begun = begin_writeback(self, range);
+    }
+
     fn set_length(&self, length: u64) -> io::Result<()> {
         set_length(self, length)
     }
@@ -68,6 +84,32 @@ impl PackFile for File {
     fn sync(&self) -> io::Result<()> {
         sync_all(self)
     }
+}
+
+/// Reads bytes that have to pass a check; if they do not, again from where the file has them. The number of
+/// the pack is for whoever is told of that.
+pub(super) fn checked_read<F: PackFile, T>(
+    (file, pack): (&F, u64),
+    offset: u64,
+    length: usize,
+    check: impl Fn(Vec<u8>) -> Result<T, PackError>,
+) -> Result<T, PackError> {
+    let mut bytes = vec![0; length];
+    let first = file.read(&mut bytes, offset).map_err(PackError::from).and_then(|()| check(bytes));
+    let Err(error) = first else { return first };
+    let mut last = None;
+    for _ in 0..file.further_reads() {
+        let mut bytes = vec![0; length];
+        file.read_again(&mut bytes, offset)?;
+        match check(bytes) {
+            Ok(good) => {
+                file.told_differs(pack, &error);
+                return Ok(good);
+            }
+            Err(other) => last = Some(other),
+        }
+    }
+    Err(last.unwrap_or(error))
 }
 
 /// The page cache drops what it has of a range, as far as nobody else uses it.

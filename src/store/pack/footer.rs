@@ -33,8 +33,8 @@ use crate::store::structure::{STRUCTURE_HEADER, StructureFields, StructureFlaw, 
 pub(super) const MAGIC: [u8; 8] = *b"rnbpFOOT";
 pub(super) const TRAILER_MAGIC: [u8; 8] = *b"rnbpTAIL";
 pub(super) const TRAILER_BYTES: usize = 64;
-const ENTRIES_AT: usize = 64;
-const ENTRY_BYTES: usize = 96;
+pub(super) const ENTRIES_AT: usize = 64;
+pub(super) const ENTRY_BYTES: usize = 96;
 /// Each payload has at most one short page, so there are at most so many checksums.
 const MOST_CHECKSUMS: usize = MOST_CHUNKS + (MOST_PACK_BYTES / PAGE) as usize;
 pub(super) const MOST_FOOTER_BYTES: u64 =
@@ -67,7 +67,7 @@ impl PackEntry {
     }
 
     /// Of the bytes of one entry.
-    fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
         const SHORT: &str = "it is cut";
         let mut fields = StructureFields(bytes);
         let hash = ChunkHash(fields.array().ok_or(SHORT)?);
@@ -83,12 +83,12 @@ impl PackEntry {
         Ok(Self { hash, offset, payload_bytes, bytes, hashed_bytes, codec, kind })
     }
 
-    fn end(&self) -> u64 {
+    pub(super) fn end(&self) -> u64 {
         self.offset.saturating_add(self.payload_bytes.into())
     }
 
     /// Whether a writer could have made it behind `before`, in front of a footer at `end`.
-    fn check(&self, before: u64, end: u64, most_bytes: u32) -> Result<(), &'static str> {
+    pub(super) fn check(&self, before: u64, end: u64, most_bytes: u32) -> Result<(), &'static str> {
         if self.offset < before || self.end() > end {
             return Err("its payload is not where it must be");
         }
@@ -106,13 +106,21 @@ impl PackEntry {
     }
 
     /// How many checksums its payload has.
-    fn checksums(&self) -> usize {
+    pub(super) fn checksums(&self) -> usize {
         self.payload_bytes.div_ceil(PAGE as u32) as usize
     }
 }
 
-/// All chunks of a pack.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// A chunk of a pack, with the checksum of each 4 KiB of its payload.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct CheckedEntry<'a> {
+    pub(super) slot: u32,
+    pub(super) entry: &'a PackEntry,
+    pub(super) checksums: &'a [u32],
+}
+
+/// All chunks of a pack that is being written.
+#[derive(Debug, Default)]
 pub(super) struct PackFooter {
     entries: Vec<PackEntry>,
     checksums: Vec<u32>,
@@ -125,10 +133,12 @@ impl PackFooter {
         &self.entries
     }
 
-    /// The checksums of an entry's payload.
-    pub(super) fn checksums(&self, slot: usize) -> &[u32] {
-        let first = self.first_checksums[slot] as usize;
-        &self.checksums[first..first + self.entries[slot].checksums()]
+    /// The chunk of a slot.
+    pub(super) fn entry(&self, slot: u32) -> Option<CheckedEntry<'_>> {
+        let entry = self.entries.get(slot as usize)?;
+        let first = self.first_checksums[slot as usize] as usize;
+        let checksums = &self.checksums[first..first + entry.checksums()];
+        Some(CheckedEntry { slot, entry, checksums })
     }
 
     /// Adds an entry, whose payload is this.
@@ -148,46 +158,6 @@ impl PackFooter {
         self.checksums.iter().for_each(|crc| bytes.extend(crc.to_le_bytes()));
         seal(&mut bytes);
         bytes
-    }
-
-    /// Reads the footer that begins at `offset` of a pack. What it keeps is bounded by the length of `bytes`.
-    pub(super) fn decode(bytes: &[u8], offset: u64, identity: &PackIdentity) -> Result<Self, PackError> {
-        const DAMAGED: PackError = PackError::Damaged { what: "footer" };
-        let mut fields = check(bytes, MAGIC).map_err(|flaw| PackError::of_flaw(flaw, "footer"))?;
-        let store = fields.array::<16>().ok_or(DAMAGED)?;
-        let number = fields.u64().ok_or(DAMAGED)?;
-        if store != *identity.store.as_bytes() || number != identity.number {
-            return Err(PackError::Foreign);
-        }
-        let count = fields.u32().ok_or(DAMAGED)? as usize;
-        fields.u32().ok_or(DAMAGED)?;
-        if count > MOST_CHUNKS {
-            return Err(DAMAGED);
-        }
-        let entries = fields.bytes(count * ENTRY_BYTES).ok_or(DAMAGED)?;
-        // They are in memory for as long as the pack is open, so they take no more than they need.
-        let mut footer = Self {
-            entries: Vec::with_capacity(count),
-            checksums: Vec::with_capacity(fields.0.len() / 4),
-            first_checksums: Vec::with_capacity(count),
-        };
-        let (mut before, mut checksums) = (PAGE, 0);
-        for (slot, bytes) in entries.chunks_exact(ENTRY_BYTES).enumerate() {
-            let entry = PackEntry::decode(bytes).map_err(|what| PackError::Entry { slot, what })?;
-            let checked = entry.check(before, offset, identity.space.most_bytes());
-            checked.map_err(|what| PackError::Entry { slot, what })?;
-            before = entry.end();
-            footer.first_checksums.push(checksums);
-            checksums += entry.checksums() as u32;
-            footer.entries.push(entry);
-        }
-        if fields.0.len() != checksums as usize * 4 {
-            return Err(DAMAGED);
-        }
-        while let Some(checksum) = fields.u32() {
-            footer.checksums.push(checksum);
-        }
-        Ok(footer)
     }
 }
 
@@ -227,33 +197,5 @@ impl PackTrailer {
             && (PAGE..=MOST_PACK_BYTES).contains(&footer_offset)
             && (STRUCTURE_HEADER as u64..=MOST_FOOTER_BYTES).contains(&footer_bytes);
         is_possible.then_some(Self { footer_offset, footer_bytes }).ok_or(DAMAGED)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::store::pack::{ChunkSpace, HashAlgorithm};
-
-    #[test]
-    fn a_footer_takes_no_more_memory_than_it_needs() {
-        let space =
-            ChunkSpace { algorithm: HashAlgorithm::Blake3, chunk_bytes: 64 << 10, domain: Uuid::nil() };
-        let identity = PackIdentity { store: Uuid::from_u128(7), number: 3, space };
-        let mut written = PackFooter::default();
-        for number in 0..1000_u32 {
-            let hash = ChunkHash([number as u8; 32]);
-            let offset = PAGE + u64::from(number) * 100;
-            let (bytes, codec, kind) = (1000, ChunkCodec::Lz4, ChunkKind::Data);
-            let entry =
-                PackEntry { hash, offset, payload_bytes: 100, bytes, hashed_bytes: bytes, codec, kind };
-            written.push(entry, &[number as u8; 100]);
-        }
-        let read = PackFooter::decode(&written.encode(&identity), PAGE + 100_000, &identity).unwrap();
-        assert_eq!(read, written);
-        let room = [read.entries.capacity(), read.checksums.capacity(), read.first_checksums.capacity()];
-        assert_eq!(room, [1000; 3], "not what doubling has left");
     }
 }

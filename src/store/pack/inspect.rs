@@ -1,11 +1,10 @@
 //! What a pack has is looked at as a whole, and put right.
 
-use std::ops::Range;
-
 use super::PAGE;
 use super::codec::ChunkCodec;
 use super::error::PackError;
 use super::file::PackFile;
+use super::groups::LocatedChunk;
 use super::read::{PackReader, read_chunk, verified};
 
 /// Bytes of a gap that are read at once.
@@ -13,13 +12,14 @@ const GAP_PIECE: u64 = 64 << 10;
 
 impl<F: PackFile> PackReader<F> {
     /// Verifies a chunk, by all that is known of it.
-    pub(crate) fn verify(&self, slot: u32) -> Result<(), PackError> {
-        read_chunk(&self.file, &self.identity, &self.footer, slot).map(drop)
+    pub(crate) fn verify(&self, chunk: &LocatedChunk) -> Result<(), PackError> {
+        read_chunk(&self.file, &self.identity, &chunk.entry()).map(drop)
     }
 
-    /// What nobody has between a chunk and the one before it is zero, as it was written.
-    pub(crate) fn verify_gap(&self, slot: u32) -> Result<(), PackError> {
-        let Range { mut start, end } = self.gap(slot).ok_or(PackError::NoSlot(slot))?;
+    /// What nobody has between the end of a chunk, if it is not the first, and the next one is zero, as it was
+    /// written.
+    pub(crate) fn verify_gap(&self, before: Option<u64>, chunk: &LocatedChunk) -> Result<(), PackError> {
+        let (mut start, end) = (before.unwrap_or(PAGE), chunk.entry().entry.offset);
         while start < end {
             let mut piece = vec![0; GAP_PIECE.min(end - start) as usize];
             self.file.read(&mut piece, start)?;
@@ -31,24 +31,18 @@ impl<F: PackFile> PackReader<F> {
         Ok(())
     }
 
-    fn gap(&self, slot: u32) -> Option<Range<u64>> {
-        let entries = self.footer.entries();
-        let end = entries.get(slot as usize)?.offset;
-        let before = (slot as usize).checked_sub(1).map(|before| &entries[before]);
-        Some(before.map_or(PAGE, |entry| entry.offset + u64::from(entry.payload_bytes))..end)
-    }
-
     /// Writes the payload of a damaged chunk again, of a copy of its contents, durably. It has to be the same
     /// bytes as before, so whoever reads meanwhile finds these or what is damaged, and nothing else.
     pub(crate) fn restore(&self, slot: u32, contents: &[u8]) -> Result<(), PackError> {
-        let entry = self.footer.entries().get(slot as usize).ok_or(PackError::NoSlot(slot))?;
-        let payload = match entry.codec {
+        let chunk = self.chunk(slot)?;
+        let checked = chunk.entry();
+        let payload = match checked.entry.codec {
             ChunkCodec::Raw => contents.to_vec(),
             codec => codec.compress(contents).ok_or(PackError::OtherPayload { slot })?,
         };
-        let same = verified(&self.identity, &self.footer, slot, payload.clone());
+        let same = verified(&self.identity, &checked, payload.clone());
         same.map_err(|_| PackError::OtherPayload { slot })?;
-        self.file.write(&payload, entry.offset)?;
+        self.file.write(&payload, checked.entry.offset)?;
         self.file.sync()?;
         Ok(())
     }

@@ -12,6 +12,9 @@
 //! without one is unfinished: nothing may name it, and what it has is not looked at. [`PackWriter::finish`]
 //! says in which order everything becomes durable.
 //!
+//! Of a pack that is open little is in memory: where each chunk is, is read from the footer again
+//! ([`groups`]).
+//!
 //! A read trusts nothing: every 4 KiB of a payload has its CRC, what is decompressed has a known length, and
 //! the whole has a hash. A flipped bit gives an error, or was in bytes that nobody needs.
 
@@ -21,9 +24,11 @@ mod codec;
 mod error;
 mod file;
 mod footer;
+mod groups;
 mod header;
 mod inspect;
 mod key;
+mod order;
 mod read;
 #[cfg(test)]
 mod tests;
@@ -33,6 +38,7 @@ mod write;
 pub(crate) use codec::ChunkCodec;
 pub(crate) use error::PackError;
 pub(crate) use file::PackFile;
+pub(crate) use groups::LocatedChunk;
 pub(crate) use header::PackIdentity;
 pub(crate) use key::{ChunkHash, ChunkHint, ChunkKey, ChunkKind, ChunkSpace, HashAlgorithm};
 pub(crate) use read::{PackReader, PackedChunk};

@@ -2,27 +2,37 @@
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use super::PAGE;
 use super::codec::ChunkCodec;
 use super::error::PackError;
-use super::file::PackFile;
-use super::footer::{PackEntry, PackFooter, PackTrailer, TRAILER_BYTES};
+use super::file::{PackFile, checked_read};
+use super::footer::{CheckedEntry, PackTrailer, TRAILER_BYTES};
+use super::groups::{EntryGroup, FooterGroups, GROUP_CHUNKS, LocatedChunk};
 use super::header::PackIdentity;
 use super::key::{ChunkHash, ChunkKey, ChunkKind};
+use super::order::HashOrder;
+use crate::mutex::lock;
 use crate::store::crc::crc32c;
+
+/// Groups of entries that are in memory, some 2 KiB each: those of 32 MiB of a disk.
+const RECENT_GROUPS: usize = 32;
+/// Groups that are read at once by whoever goes through all of them.
+const WALK_GROUPS: usize = 64;
 
 /// A finished pack.
 #[derive(Debug)]
 pub(crate) struct PackReader<F> {
     pub(super) file: F,
     pub(super) identity: PackIdentity,
-    pub(super) footer: PackFooter,
-    /// Slots in the order of their hashes.
-    by_hash: Vec<u32>,
+    groups: FooterGroups,
+    /// The one that was used last is the last.
+    recent: Mutex<Vec<Arc<EntryGroup>>>,
+    /// There as soon as somebody has looked for a chunk that is not where a hint tells.
+    order: OnceLock<HashOrder>,
     /// A bit for each slot that was verified as a whole.
-    verified: Vec<AtomicU64>,
-    footer_offset: u64,
+    verified: Box<[AtomicU64]>,
 }
 
 /// A chunk, for those who copy it or look at it.
@@ -53,13 +63,11 @@ impl<F: PackFile> PackReader<F> {
         let mut bytes = [0; TRAILER_BYTES];
         file.read(&mut bytes, trailer_at)?;
         let trailer = PackTrailer::decode(&bytes, length, &identity)?;
-        let mut bytes = vec![0; trailer.footer_bytes as usize];
-        file.read(&mut bytes, trailer.footer_offset)?;
-        let footer = PackFooter::decode(&bytes, trailer.footer_offset, &identity)?;
-        let mut by_hash: Vec<u32> = (0..footer.entries().len() as u32).collect();
-        by_hash.sort_by_key(|slot| footer.entries()[*slot as usize].hash);
-        let verified = (0..by_hash.len().div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
-        Ok(Self { file, identity, footer, by_hash, verified, footer_offset: trailer.footer_offset })
+        file.prepare(trailer.footer_offset..length)?;
+        let groups = FooterGroups::read(&file, &trailer, &identity)?;
+        let verified = (0..groups.chunks.div_ceil(64)).map(|_| AtomicU64::new(0)).collect();
+        let (recent, order) = Default::default();
+        Ok(Self { file, identity, groups, recent, order, verified })
     }
 
     pub(crate) const fn identity(&self) -> &PackIdentity {
@@ -68,7 +76,12 @@ impl<F: PackFile> PackReader<F> {
 
     /// Where its footer begins.
     pub(crate) const fn footer_offset(&self) -> u64 {
-        self.footer_offset
+        self.groups.offset
+    }
+
+    /// How many chunks it has.
+    pub(crate) const fn count(&self) -> u32 {
+        self.groups.chunks
     }
 
     /// The file that it is in.
@@ -77,34 +90,89 @@ impl<F: PackFile> PackReader<F> {
     }
 
     /// The names of all chunks, by their slots.
-    pub(crate) fn keys(&self) -> impl Iterator<Item = ChunkKey> {
+    pub(crate) fn keys(&self) -> Result<Vec<ChunkKey>, PackError> {
         let space = self.identity.space;
-        self.footer.entries().iter().map(move |entry| ChunkKey { space, hash: entry.hash })
+        self.walk().map(|chunk| Ok(ChunkKey { space, hash: chunk?.entry().entry.hash })).collect()
     }
 
     /// All chunks, by their slots.
-    pub(crate) fn chunks(&self) -> impl Iterator<Item = PackedChunk> {
-        (0..).map_while(|slot| self.chunk(slot))
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = Result<PackedChunk, PackError>> {
+        self.walk().map(|chunk| chunk.map(|chunk| chunk.told()))
     }
 
-    pub(crate) fn chunk(&self, slot: u32) -> Option<PackedChunk> {
-        let PackEntry { hash, kind, codec, offset, payload_bytes, hashed_bytes, .. } =
-            *self.footer.entries().get(slot as usize)?;
-        Some(PackedChunk { hash, kind, codec, offset, payload_bytes, hashed_bytes })
+    /// All chunks, by their slots, with what they are verified by. It ends with an error.
+    pub(crate) fn walk(&self) -> impl Iterator<Item = Result<LocatedChunk, PackError>> {
+        let mut has_failed = false;
+        let starts = (0..self.groups.count()).step_by(WALK_GROUPS);
+        let loaded = starts.map_while(move |start| {
+            let end = (start + WALK_GROUPS).min(self.groups.count());
+            let loaded = self.groups.load((&self.file, self.identity.number), start..end);
+            (!std::mem::replace(&mut has_failed, loaded.is_err())).then_some(loaded)
+        });
+        loaded.flat_map(|loaded| {
+            let (groups, error) = match loaded {
+                Ok(groups) => (groups, None),
+                Err(error) => (Vec::new(), Some(Err(error))),
+            };
+            groups.into_iter().flat_map(|group| group.chunks()).map(Ok).chain(error)
+        })
     }
 
-    /// The slot of the chunk with this hash.
-    pub(crate) fn slot(&self, hash: &ChunkHash) -> Option<u32> {
-        let hash_of = |slot: &u32| self.footer.entries()[*slot as usize].hash;
-        let found = self.by_hash.binary_search_by_key(hash, hash_of).ok()?;
-        Some(self.by_hash[found])
+    /// The chunk of a slot.
+    pub(crate) fn chunk(&self, slot: u32) -> Result<LocatedChunk, PackError> {
+        if slot >= self.groups.chunks {
+            return Err(PackError::NoSlot(slot));
+        }
+        if let Some(found) = self.chunk_at_hand(slot) {
+            return Ok(found);
+        }
+        let group = slot as usize / GROUP_CHUNKS;
+        let loaded = self.groups.load((&self.file, self.identity.number), group..group + 1)?;
+        let mut recent = lock(&self.recent);
+        if recent.len() >= RECENT_GROUPS {
+            recent.remove(0);
+        }
+        let found = loaded.first().and_then(|group| group.chunk(slot));
+        recent.extend(loaded);
+        found.ok_or(PackError::NoSlot(slot))
+    }
+
+    /// The same, if it is in memory: the file is not asked.
+    pub(crate) fn chunk_at_hand(&self, slot: u32) -> Option<LocatedChunk> {
+        let mut recent = lock(&self.recent);
+        let at = recent.iter().rposition(|group| group.chunk(slot).is_some())?;
+        recent[at..].rotate_left(1);
+        recent.last().and_then(|group| group.chunk(slot))
+    }
+
+    /// A chunk with this name. The slot is where it should be.
+    pub(crate) fn find(
+        &self,
+        hash: &ChunkHash,
+        slot: Option<u32>,
+    ) -> Result<Option<LocatedChunk>, PackError> {
+        if let Some(slot) = slot.filter(|slot| *slot < self.groups.chunks) {
+            let chunk = self.chunk(slot)?;
+            if chunk.entry().entry.hash == *hash {
+                return Ok(Some(chunk));
+            }
+        }
+        let order = match self.order.get() {
+            Some(order) => order,
+            None => {
+                let order = HashOrder::of(self.walk().map(|chunk| Ok(chunk?.entry().entry.hash)))?;
+                self.order.get_or_init(|| order)
+            }
+        };
+        order.find(hash, |slot| self.chunk(slot))
     }
 
     /// The contents of a chunk, verified. What does not fit is read again.
-    pub(crate) fn read(&self, slot: u32) -> Result<Vec<u8>, PackError> {
-        let entry = self.footer.entries().get(slot as usize).ok_or(PackError::NoSlot(slot))?;
-        let contents = self.checked(entry.offset, entry.payload_bytes as usize, |payload| {
-            verified(&self.identity, &self.footer, slot, payload)
+    pub(crate) fn read(&self, chunk: &LocatedChunk) -> Result<Vec<u8>, PackError> {
+        let (checked, slot) = (chunk.entry(), chunk.slot());
+        let (offset, length) = (checked.entry.offset, checked.entry.payload_bytes as usize);
+        let contents = checked_read((&self.file, self.identity.number), offset, length, |payload| {
+            verified(&self.identity, &checked, payload)
         })?;
         self.verified[slot as usize / 64].fetch_or(1 << (slot % 64), Ordering::Relaxed);
         Ok(contents)
@@ -112,8 +180,12 @@ impl<F: PackFile> PackReader<F> {
 
     /// Bytes of a chunk that was verified as a whole before and is not compressed; otherwise none. They are
     /// verified by the checksums of the pages that they are in.
-    pub(crate) fn read_known(&self, slot: u32, wanted: Range<u32>) -> Result<Option<Vec<u8>>, PackError> {
-        let entry = self.footer.entries().get(slot as usize).ok_or(PackError::NoSlot(slot))?;
+    pub(crate) fn read_known(
+        &self,
+        chunk: &LocatedChunk,
+        wanted: Range<u32>,
+    ) -> Result<Option<Vec<u8>>, PackError> {
+        let CheckedEntry { slot, entry, checksums } = chunk.entry();
         let is_verified = self.verified[slot as usize / 64].load(Ordering::Relaxed) >> (slot % 64) & 1 == 1;
         if !is_verified || entry.codec != ChunkCodec::Raw || wanted.end > entry.bytes {
             return Ok(None);
@@ -121,9 +193,9 @@ impl<F: PackFile> PackReader<F> {
         let page = PAGE as u32;
         let first = wanted.start / page;
         let (start, end) = (first * page, wanted.end.next_multiple_of(page).min(entry.bytes));
-        let offset = entry.offset + u64::from(start);
-        let mut pages = self.checked(offset, (end - start) as usize, |pages| {
-            check_pages(&pages, &self.footer.checksums(slot as usize)[first as usize..], (slot, offset))?;
+        let (offset, length) = (entry.offset + u64::from(start), (end - start) as usize);
+        let mut pages = checked_read((&self.file, self.identity.number), offset, length, |pages| {
+            check_pages(&pages, &checksums[first as usize..], (slot, offset))?;
             Ok(pages)
         })?;
         pages.truncate((wanted.end - start) as usize);
@@ -131,29 +203,11 @@ impl<F: PackFile> PackReader<F> {
         Ok(Some(pages))
     }
 
-    /// Reads bytes that have to pass a check; if they do not, again from where the file has them.
-    fn checked(
-        &self,
-        offset: u64,
-        length: usize,
-        check: impl Fn(Vec<u8>) -> Result<Vec<u8>, PackError>,
-    ) -> Result<Vec<u8>, PackError> {
-        let mut bytes = vec![0; length];
-        let first = self.file.read(&mut bytes, offset).map_err(PackError::from).and_then(|()| check(bytes));
-        let Err(error) = first else { return first };
-        let mut last = None;
-        for _ in 0..self.file.further_reads() {
-            let mut bytes = vec![0; length];
-            self.file.read_again(&mut bytes, offset)?;
-            match check(bytes) {
-                Ok(good) => {
-                    self.file.told_differs(self.identity.number, &error);
-                    return Ok(good);
-                }
-                Err(other) => last = Some(other),
-            }
-        }
-        Err(last.unwrap_or(error))
+    /// Bytes of memory that it takes for as long as it is open, beside groups that were used lately.
+    #[cfg(test)]
+    pub(super) fn kept_bytes(&self) -> usize {
+        let order = self.order.get().map_or(0, HashOrder::kept_bytes);
+        self.groups.kept_bytes() + size_of_val(&*self.verified) + order
     }
 }
 
@@ -161,27 +215,24 @@ impl<F: PackFile> PackReader<F> {
 pub(super) fn read_chunk<F: PackFile>(
     file: &F,
     identity: &PackIdentity,
-    footer: &PackFooter,
-    slot: u32,
+    chunk: &CheckedEntry<'_>,
 ) -> Result<Vec<u8>, PackError> {
-    let entry = footer.entries().get(slot as usize).ok_or(PackError::NoSlot(slot))?;
-    let mut payload = vec![0; entry.payload_bytes as usize];
-    file.read(&mut payload, entry.offset)?;
-    verified(identity, footer, slot, payload)
+    let mut payload = vec![0; chunk.entry.payload_bytes as usize];
+    file.read(&mut payload, chunk.entry.offset)?;
+    verified(identity, chunk, payload)
 }
 
 /// The contents of a chunk, of its bytes in the file.
 pub(super) fn verified(
     identity: &PackIdentity,
-    footer: &PackFooter,
-    slot: u32,
+    chunk: &CheckedEntry<'_>,
     payload: Vec<u8>,
 ) -> Result<Vec<u8>, PackError> {
-    let entry = footer.entries().get(slot as usize).ok_or(PackError::NoSlot(slot))?;
+    let CheckedEntry { slot, entry, checksums } = *chunk;
     if payload.len() != entry.payload_bytes as usize {
         return Err(PackError::Compressed { slot });
     }
-    check_pages(&payload, footer.checksums(slot as usize), (slot, entry.offset))?;
+    check_pages(&payload, checksums, (slot, entry.offset))?;
     let contents = entry.codec.decompress(payload, entry.bytes as usize);
     let contents = contents.ok_or(PackError::Compressed { slot })?;
     if identity.space.hash(entry.kind, &contents[..entry.hashed_bytes as usize]) != entry.hash {

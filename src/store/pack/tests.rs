@@ -21,6 +21,8 @@ pub(super) struct MemoryPack {
     done: RefCell<Vec<&'static str>>,
     /// Bytes that it has room for.
     room: Rc<Cell<Option<usize>>>,
+    reads: Cell<usize>,
+    on_their_way: RefCell<Vec<(u64, u64)>>,
 }
 
 impl MemoryPack {
@@ -35,6 +37,7 @@ impl PackFile for MemoryPack {
     }
 
     fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+        self.reads.set(self.reads.get() + 1);
         let file = self.bytes.borrow();
         let found = file.get(offset as usize..offset as usize + bytes.len());
         bytes.copy_from_slice(found.ok_or(io::ErrorKind::UnexpectedEof)?);
@@ -55,6 +58,10 @@ impl PackFile for MemoryPack {
         file[start..end].copy_from_slice(bytes);
         self.done.borrow_mut().push("write");
         Ok(())
+    }
+
+    fn begin_writeback(&self, range: std::ops::Range<u64>) {
+        self.on_their_way.borrow_mut().push((range.start, range.end));
     }
 
     fn set_length(&self, length: u64) -> io::Result<()> {
@@ -85,6 +92,10 @@ fn written(chunks: &[(Vec<u8>, ChunkCodec)]) -> Vec<u8> {
 
 fn open(bytes: &[u8]) -> Result<PackReader<MemoryPack>, PackError> {
     PackReader::open(MemoryPack::new(bytes.to_vec()), &identity())
+}
+
+fn read(pack: &PackReader<MemoryPack>, slot: u32) -> Result<Vec<u8>, PackError> {
+    pack.read(&pack.chunk(slot)?)
 }
 
 /// Bytes that no codec makes smaller.
@@ -126,14 +137,18 @@ proptest! {
     #[test]
     fn what_was_appended_is_read(chunks in prop::collection::vec((contents(), codec()), 0..12)) {
         let pack = open(&written(&chunks)).unwrap();
-        prop_assert_eq!(pack.keys().count(), chunks.len());
-        for (slot, ((contents, _), key)) in chunks.iter().zip(pack.keys()).enumerate() {
-            prop_assert_eq!(&pack.read(slot as u32).unwrap(), contents);
+        let keys = pack.keys().unwrap();
+        prop_assert_eq!((keys.len(), pack.count() as usize), (chunks.len(), chunks.len()));
+        for (slot, ((contents, _), key)) in chunks.iter().zip(keys).enumerate() {
+            prop_assert_eq!(&read(&pack, slot as u32).unwrap(), contents);
             prop_assert_eq!(key, ChunkKey { space: identity().space, hash: ChunkHash(*blake3::hash(contents).as_bytes()) });
-            prop_assert_eq!(&pack.read(pack.slot(&key.hash).unwrap()).unwrap(), contents);
+            for hint in [None, Some(slot as u32), Some(slot as u32 + 1), Some(u32::MAX)] {
+                let found = pack.find(&key.hash, hint).unwrap().unwrap();
+                prop_assert_eq!(&pack.read(&found).unwrap(), contents);
+            }
         }
-        prop_assert!(matches!(pack.read(chunks.len() as u32), Err(PackError::NoSlot(_))));
-        prop_assert_eq!(pack.slot(&ChunkHash([9; 32])), None);
+        prop_assert!(matches!(pack.chunk(chunks.len() as u32), Err(PackError::NoSlot(_))));
+        prop_assert!(pack.find(&ChunkHash([9; 32]), Some(0)).unwrap().is_none());
     }
 
     /// L3: bytes of a pack that anybody may have made.
@@ -181,7 +196,7 @@ fn a_flipped_byte_gives_an_error_or_the_same_data() {
             continue;
         };
         for (slot, (contents, _)) in chunks.iter().enumerate() {
-            match pack.read(slot as u32) {
+            match read(&pack, slot as u32) {
                 Ok(found) => assert_eq!(found, *contents, "byte {at}"),
                 Err(PackError::Checksum { slot: named, offset }) => {
                     assert_eq!(named, slot as u32);
@@ -199,6 +214,122 @@ fn a_flipped_byte_gives_an_error_or_the_same_data() {
     assert!(refused as u64 > PAGE + payloads, "{refused} refused, {harmless} opened");
 }
 
+/// What a pack of a few thousand small chunks has.
+fn many(count: u64) -> Vec<(Vec<u8>, ChunkCodec)> {
+    (0..count).map(|seed| (noise(20, seed).repeat(9), ChunkCodec::Lz4)).collect()
+}
+
+/// A4: what is read of a footer again may have changed since it was verified.
+#[test]
+fn a_footer_that_changes_behind_an_open_pack_gives_an_error_or_the_same_data() {
+    let chunks = small();
+    let whole = written(&chunks);
+    let footer = open(&whole).unwrap().footer_offset() as usize;
+    let mut refused = 0;
+    for at in footer..whole.len() {
+        let pack = open(&whole).unwrap();
+        pack.file.bytes.borrow_mut()[at] ^= 1 << (at % 8);
+        for (slot, (contents, _)) in chunks.iter().enumerate() {
+            let hash = ChunkHash(*blake3::hash(contents).as_bytes());
+            let found = pack.find(&hash, Some(slot as u32));
+            match found.and_then(|found| pack.read(&found.expect("it is there"))) {
+                Ok(found) => assert_eq!(found, *contents, "byte {at}"),
+                Err(PackError::Damaged { what: "footer" }) => refused += 1,
+                Err(error) => panic!("byte {at}: {error}"),
+            }
+        }
+    }
+    // All of a group are refused: each entry and each checksum is needed.
+    assert_eq!(refused, (5 * 96 + 4 * 7) * 5);
+    let pack = open(&whole).unwrap();
+    for length in (0..whole.len()).rev() {
+        pack.file.bytes.borrow_mut().truncate(length);
+        if length < footer {
+            assert!(matches!(pack.chunk(0), Err(PackError::Io(_))), "{length} bytes");
+        }
+        assert!(pack.walk().all(|chunk| chunk.is_ok()) == (length >= whole.len() - 64), "{length} bytes");
+    }
+}
+
+/// A4: entries that belong to other chunks do not make these readable by a name that they have not.
+#[test]
+fn entries_that_were_exchanged_behind_an_open_pack_are_noticed() {
+    let chunks = many(40);
+    let pack = open(&written(&chunks)).unwrap();
+    let entries = pack.footer_offset() as usize + 64;
+    let hash = ChunkHash(*blake3::hash(&chunks[1].0).as_bytes());
+    let (first, second) = (entries..entries + 96, entries + 96..entries + 192);
+    let taken = pack.file.bytes.borrow()[first].to_vec();
+    pack.file.bytes.borrow_mut()[second].copy_from_slice(&taken);
+    assert!(matches!(pack.find(&hash, Some(1)), Err(PackError::Damaged { what: "footer" })));
+    assert!(read(&pack, 17).is_ok(), "another group");
+}
+
+/// Oracle: a map.
+#[test]
+fn chunks_are_found_by_their_names_wherever_a_hint_tells() {
+    let chunks = many(3000);
+    let pack = open(&written(&chunks)).unwrap();
+    for (slot, (contents, _)) in chunks.iter().enumerate() {
+        let mut hash = ChunkHash(*blake3::hash(contents).as_bytes());
+        for hint in [None, Some(slot as u32 / 2), Some(3000)] {
+            assert_eq!(pack.find(&hash, hint).unwrap().unwrap().slot(), slot as u32);
+        }
+        hash.0[31] ^= 1;
+        assert!(pack.find(&hash, Some(slot as u32)).unwrap().is_none());
+    }
+    // Names that begin alike: somebody may have made them on purpose.
+    let mut made = PackWriter::create(MemoryPack::default(), identity()).unwrap();
+    for seed in 0..200 {
+        made.append(&noise(30, seed), ChunkCodec::Raw).unwrap();
+    }
+    let mut bytes = made.finish().unwrap().bytes.into_inner();
+    let (footer, end) = (bytes.len() - 64 - 64 - 200 * 100, bytes.len() - 64);
+    (0..200).for_each(|slot| bytes[footer + 64 + slot * 96..][..30].fill(7));
+    bytes[footer + 24..footer + 28].fill(0);
+    let crc = crc_fast::crc32_iscsi(&bytes[footer..end]);
+    bytes[footer + 24..footer + 28].copy_from_slice(&crc.to_le_bytes());
+    let pack = open(&bytes).unwrap();
+    for (slot, key) in pack.keys().unwrap().iter().enumerate() {
+        pack.file.reads.set(0);
+        let found = pack.find(&key.hash, None).unwrap().unwrap();
+        assert_eq!(found.told().hash, key.hash, "{slot}");
+        assert!(pack.file.reads.get() <= 2 * 10, "{} reads", pack.file.reads.get());
+    }
+}
+
+#[test]
+fn an_open_pack_takes_a_byte_a_chunk_and_five_if_chunks_were_looked_for() {
+    let mut pack = PackWriter::create(MemoryPack::default(), identity()).unwrap();
+    for _ in 0..MOST_CHUNKS {
+        pack.append(&[7; 100], ChunkCodec::Lz4).unwrap();
+    }
+    let pack = PackReader::open(pack.finish().unwrap(), &identity()).unwrap();
+    for slot in (0..MOST_CHUNKS as u32).step_by(64) {
+        let chunk = pack.chunk(slot).unwrap();
+        let hash = chunk.told().hash;
+        assert_eq!(pack.find(&hash, Some(slot)).unwrap().unwrap().slot(), slot);
+    }
+    assert!(pack.kept_bytes() <= MOST_CHUNKS, "{} bytes", pack.kept_bytes());
+    pack.find(&ChunkHash([1; 32]), None).unwrap();
+    assert!(pack.kept_bytes() <= 5 * MOST_CHUNKS, "{} bytes", pack.kept_bytes());
+}
+
+/// Whoever goes through a pack reads two parts of its footer for 16 chunks.
+#[test]
+fn neighbours_share_what_is_read_of_a_footer() {
+    let chunks = many(320);
+    let pack = open(&written(&chunks)).unwrap();
+    pack.file.reads.set(0);
+    for (slot, (contents, _)) in chunks.iter().enumerate() {
+        assert_eq!(read(&pack, slot as u32).unwrap(), *contents);
+    }
+    assert_eq!(pack.file.reads.get(), 320 + 2 * 320 / 16);
+    pack.file.reads.set(0);
+    assert_eq!(pack.walk().count(), 320);
+    assert_eq!(pack.file.reads.get(), 2);
+}
+
 /// Checksums that fit do not make other contents right.
 #[test]
 fn the_hash_is_checked_behind_the_checksums() {
@@ -210,7 +341,7 @@ fn the_hash_is_checked_behind_the_checksums() {
     bytes[footer + 24..footer + 28].fill(0);
     let crc = crc_fast::crc32_iscsi(&bytes[footer..end]);
     bytes[footer + 24..footer + 28].copy_from_slice(&crc.to_le_bytes());
-    assert!(matches!(open(&bytes).unwrap().read(0), Err(PackError::Renamed { slot: 0 })));
+    assert!(matches!(read(&open(&bytes).unwrap(), 0), Err(PackError::Renamed { slot: 0 })));
 }
 
 #[test]
@@ -247,6 +378,19 @@ fn payloads_are_durable_before_a_footer_is_written() {
     assert_eq!(file.done.into_inner(), ["write", "write", "sync", "write", "sync"]);
 }
 
+/// The sync waits for the end of a pack only.
+#[test]
+fn a_pack_goes_to_the_medium_while_it_is_filled() {
+    let mut pack = PackWriter::create(MemoryPack::default(), identity()).unwrap();
+    let chunk = noise(16 << 10, 1);
+    for _ in 0..1100 {
+        pack.append(&chunk, ChunkCodec::Raw).unwrap();
+    }
+    let file = pack.finish().unwrap();
+    let sent = file.on_their_way.into_inner();
+    assert_eq!(sent, [(0, PAGE + (8 << 20)), (PAGE + (8 << 20), PAGE + (16 << 20))]);
+}
+
 #[test]
 fn raw_payloads_begin_at_a_page_and_little_saving_is_none() {
     let text = b"0123456789abcdef".repeat(512);
@@ -278,7 +422,7 @@ fn a_full_pack_or_disk_refuses_and_stays_as_it_is() {
     // A part of what failed is still behind it. Somebody makes room.
     room.set(None);
     let pack = PackReader::open(pack.finish().unwrap(), &identity()).unwrap();
-    assert_eq!(pack.read(1).unwrap(), noise(40, 2));
+    assert_eq!(read(&pack, 1).unwrap(), noise(40, 2));
 
     let mut pack = PackWriter::create(MemoryPack::default(), identity()).unwrap();
     for _ in 0..MOST_CHUNKS {
@@ -286,7 +430,7 @@ fn a_full_pack_or_disk_refuses_and_stays_as_it_is() {
     }
     assert!(matches!(pack.append(&[7; 100], ChunkCodec::Lz4), Err(PackError::Full)));
     let pack = PackReader::open(pack.finish().unwrap(), &identity()).unwrap();
-    assert_eq!(pack.read(MOST_CHUNKS as u32 - 1).unwrap(), [7; 100]);
+    assert_eq!(read(&pack, MOST_CHUNKS as u32 - 1).unwrap(), [7; 100]);
 }
 
 /// Hints of a node may be others under the same name.
@@ -300,8 +444,8 @@ fn a_name_can_be_of_the_first_bytes_only() {
         (second, *blake3::Hasher::new_derive_key(NODES).update(b"node").finalize().as_bytes())
     );
     let pack = PackReader::open(pack.finish().unwrap(), &identity()).unwrap();
-    assert_eq!(pack.read(0).unwrap(), b"node, hints");
-    assert_eq!(pack.read(1).unwrap(), b"node, others");
+    assert_eq!(read(&pack, 0).unwrap(), b"node, hints");
+    assert_eq!(read(&pack, 1).unwrap(), b"node, others");
 }
 
 #[test]
@@ -311,5 +455,5 @@ fn real_files_hold_packs() {
     let contents = noise(5000, 1);
     pack.append(&contents, ChunkCodec::Raw).unwrap();
     let pack = PackReader::open(pack.finish().unwrap(), &identity()).unwrap();
-    assert_eq!(pack.read(0).unwrap(), contents);
+    assert_eq!(pack.read(&pack.chunk(0).unwrap()).unwrap(), contents);
 }

@@ -10,6 +10,10 @@ use super::read::read_chunk;
 use super::{MOST_CHUNKS, MOST_PACK_BYTES, PAGE};
 use crate::store::collection_bug::{CollectionBug, is_planted};
 
+/// Bytes that go to the medium while the next ones are gathered: the medium would have nothing to do until the
+/// pack is complete, and the writer nothing until it is durable.
+const WRITEBACK_PIECE: u64 = 8 << 20;
+
 /// A pack that is being written, in a file that was empty.
 #[derive(Debug)]
 pub(crate) struct PackWriter<F> {
@@ -18,6 +22,8 @@ pub(crate) struct PackWriter<F> {
     footer: PackFooter,
     /// Where the payloads end.
     end: u64,
+    /// What is in front of it was told to go to the medium.
+    on_its_way: u64,
 }
 
 impl<F: PackFile> PackWriter<F> {
@@ -26,7 +32,7 @@ impl<F: PackFile> PackWriter<F> {
             return Err(PackError::ChunkBytes(identity.space.chunk_bytes));
         }
         file.write(&identity.encode(), 0)?;
-        Ok(Self { file, identity, footer: PackFooter::default(), end: PAGE })
+        Ok(Self { file, identity, footer: PackFooter::default(), end: PAGE, on_its_way: 0 })
     }
 
     /// Adds a chunk whose name is the hash of all of it.
@@ -80,12 +86,17 @@ impl<F: PackFile> PackWriter<F> {
         let slot = self.footer.entries().len() as u32;
         self.footer.push(entry, payload);
         self.end = end;
+        if end - self.on_its_way >= WRITEBACK_PIECE {
+            self.file.begin_writeback(self.on_its_way..end);
+            self.on_its_way = end;
+        }
         Ok((entry.hash, ChunkHint { pack: self.identity.number, slot }))
     }
 
     /// The contents of a chunk that it has already.
     pub(crate) fn read(&self, slot: u32) -> Result<Vec<u8>, PackError> {
-        read_chunk(&self.file, &self.identity, &self.footer, slot)
+        let chunk = self.footer.entry(slot).ok_or(PackError::NoSlot(slot))?;
+        read_chunk(&self.file, &self.identity, &chunk)
     }
 
     /// The names of all chunks that it has so far, by their slots.

@@ -79,10 +79,10 @@ fn copies_of_pack(
     wanted: &mut WantedCopies,
 ) -> Result<(), StoreError> {
     let Ok(pack) = scan.place.open(row.number, row.space) else { return Ok(()) };
-    let here: Vec<(ChunkHash, u32)> =
-        wanted.keys().filter_map(|hash| Some((*hash, pack.slot(hash)?))).collect();
-    for (hash, slot) in here {
-        let Ok(contents) = pack.read(slot) else { continue };
+    // What it tells of before its footer cannot be read any more is of use too.
+    let here = pack.walk().filter_map(Result::ok).filter(|chunk| wanted.contains_key(&chunk.told().hash));
+    for chunk in here.collect::<Vec<_>>() {
+        let (hash, Ok(contents)) = (chunk.told().hash, pack.read(&chunk)) else { continue };
         restore(scan, rows, &hash, &contents, wanted);
         scan.looked_at(contents.len() as u64)?;
     }
@@ -156,6 +156,6 @@ fn restored(place: &PackPlace, row: &PackRow, damage: &FoundDamage, contents: &[
     let slot = damage.at.slot;
     let pack = place.open_to_restore(row.number, row.space).map_err(|error| error.to_string())?;
     pack.restore(slot, contents).map_err(|error| error.to_string())?;
-    let written = place.open_uncached(row.number, row.space).and_then(|pack| pack.verify(slot));
+    let written = place.open_uncached(row.number, row.space).and_then(|pack| pack.verify(&pack.chunk(slot)?));
     written.map_err(|error| error.to_string())
 }

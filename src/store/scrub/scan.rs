@@ -15,7 +15,9 @@ use crate::store::layer_copy::CopyProgress;
 use crate::store::maps::LayerMaps;
 use crate::store::open_store::OpenStore;
 use crate::store::pace::owed;
-use crate::store::pack::{ChunkHash, ChunkHint, ChunkKind, PackError, PackReader, PackedChunk, UncachedFile};
+use crate::store::pack::{
+    ChunkHash, ChunkHint, ChunkKind, LocatedChunk, PackError, PackReader, PackedChunk, UncachedFile,
+};
 use crate::store::packs::{PackPlace, pack_failure};
 
 /// A wait for the rate is interrupted so often, to look whether the work is to end.
@@ -204,31 +206,46 @@ impl PackScan<'_> {
         let noted = self.notes.of_pack(row.number);
         let before = self.progress.done;
         match self.place.open_uncached(row.number, row.space) {
-            Err(error) => {
-                let path = self.place.path_of(row.number);
-                self.report.unusable.push(unusable(row.number, error, pack_failure(path)));
-            }
+            Err(error) => self.unusable(row, error),
             Ok(pack) if was_read => {
                 for at in noted {
-                    if let Some(chunk) = pack.chunks().nth(at.slot as usize) {
-                        self.chunk(&pack, at, chunk)?;
-                    } else {
-                        self.notes.remove(&at);
+                    match pack.chunk(at.slot) {
+                        Ok(chunk) => self.chunk(&pack, at, &chunk)?,
+                        Err(PackError::NoSlot(_)) => drop(self.notes.remove(&at)),
+                        Err(error) => {
+                            self.unusable(row, error);
+                            break;
+                        }
                     }
                 }
             }
             Ok(pack) => {
                 self.report.packs += 1;
-                for (slot, chunk) in (0..).zip(pack.chunks().collect::<Vec<_>>()) {
-                    let at = ChunkHint { pack: row.number, slot };
-                    self.gap(&pack, at);
-                    self.chunk(&pack, at, chunk)?;
-                    self.progress.done = before.saturating_add(chunk.offset).min(self.progress.total);
+                let mut end = None;
+                for chunk in pack.walk() {
+                    let chunk = match chunk {
+                        Ok(chunk) => chunk,
+                        Err(error) => {
+                            self.unusable(row, error);
+                            break;
+                        }
+                    };
+                    let at = ChunkHint { pack: row.number, slot: chunk.slot() };
+                    self.gap((&pack, row.number), end, &chunk);
+                    self.chunk(&pack, at, &chunk)?;
+                    let PackedChunk { offset, payload_bytes, .. } = chunk.told();
+                    end = Some(offset + u64::from(payload_bytes));
+                    self.progress.done = before.saturating_add(offset).min(self.progress.total);
                 }
             }
         }
         self.progress.done = before.saturating_add(row.bytes).min(self.progress.total);
         Ok(())
+    }
+
+    fn unusable(&mut self, row: &PackRow, error: PackError) {
+        let path = self.place.path_of(row.number);
+        self.report.unusable.push(unusable(row.number, error, pack_failure(path)));
     }
 
     /// Reads what is here of a pack that another store wrote. What does not fit is none of the pack any more:
@@ -240,14 +257,15 @@ impl PackScan<'_> {
         }
         let Ok(pack) = placed.read() else { return Ok(()) };
         self.report.packs += 1;
-        for (slot, chunk) in (0..).zip(pack.chunks().collect::<Vec<_>>()) {
+        for located in pack.walk().map_while(Result::ok) {
+            let (slot, chunk) = (located.slot(), located.told());
             let place = chunk.offset..chunk.offset + u64::from(chunk.payload_bytes);
             if !pack.file().has(place.clone()) {
                 continue;
             }
             self.report.chunks += 1;
             self.report.bytes += u64::from(chunk.payload_bytes);
-            if let Err(error) = pack.verify(slot) {
+            if let Err(error) = pack.verify(&located) {
                 tracing::warn!(pack = row.number, chunk = slot, %error, "a part of a pack's cache is given up");
                 pack.file().drop_range(place);
             }
@@ -256,11 +274,17 @@ impl PackScan<'_> {
         Ok(())
     }
 
-    fn gap(&mut self, pack: &PackReader<UncachedFile>, at: ChunkHint) {
-        if let Err(error) = pack.verify_gap(at.slot)
+    /// Looks at what is between the end of a chunk and the next one.
+    fn gap(
+        &mut self,
+        (pack, number): (&PackReader<UncachedFile>, u64),
+        before: Option<u64>,
+        chunk: &LocatedChunk,
+    ) {
+        if let Err(error) = pack.verify_gap(before, chunk)
             && self.report.elsewhere.len() < MOST_ELSEWHERE
         {
-            self.report.elsewhere.push(format!("pack {}: {error}", at.pack));
+            self.report.elsewhere.push(format!("pack {number}: {error}"));
         }
     }
 
@@ -268,11 +292,12 @@ impl PackScan<'_> {
         &mut self,
         pack: &PackReader<UncachedFile>,
         at: ChunkHint,
-        chunk: PackedChunk,
+        located: &LocatedChunk,
     ) -> Result<(), StoreError> {
+        let chunk = located.told();
         self.report.chunks += 1;
         self.report.bytes += u64::from(chunk.payload_bytes);
-        match pack.verify(at.slot) {
+        match pack.verify(located) {
             Ok(()) => {
                 self.notes.remove(&at);
             }
