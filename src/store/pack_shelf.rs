@@ -336,8 +336,8 @@ mod tests {
 
     use super::*;
 
-    /// A tier that is out keeps each question waiting: a read of many chunks asks once more than it would, and
-    /// not once for each of them.
+    /// A tier that is out keeps each question waiting: a read of many chunks asks once more than it would,
+    /// and not once for each of them.
     #[test]
     fn what_cannot_be_found_ends_what_is_asked_ahead() {
         let asked = Arc::new(AtomicU64::new(0));

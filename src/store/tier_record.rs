@@ -118,8 +118,8 @@ impl FromStr for TierPath {
     }
 }
 
-/// Looks a snapshot up, and notes on its tier that images of a store need it. `reads`: packs of tiers that the
-/// store reads already, each by who wrote it and its number there; none if that is not known.
+/// Looks a snapshot up, and notes on its tier that images of a store need it. `reads`: packs of tiers that
+/// the store reads already, each by who wrote it and its number there; none if that is not known.
 ///
 /// # Errors
 /// A sentence.

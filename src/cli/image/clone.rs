@@ -43,7 +43,8 @@ pub(super) fn from_tier(
     let StoreAnswer::Store(of) = owner::ask(place(), &StoreRequest::Store, chain::make_room)? else {
         unreachable!("a store describes itself")
     };
-    // What is noted on the tier is noted under the image's name. Of one that is there it says what that reads.
+    // What is noted on the tier is noted under the image's name. Of one that is there it says what that
+    // reads.
     for image in &to {
         let node = NodeName { image: image.clone(), snapshot: None };
         if owner::ask(place(), &StoreRequest::Image { node }, |_, _| Ok(())).is_ok() {
