@@ -8,11 +8,12 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::codec::ChunkCodec;
 use super::error::PackError;
 use super::file::{PackFile, checked_read};
 use super::footer::{CheckedEntry, ENTRIES_AT, ENTRY_BYTES, MAGIC, PackEntry, PackTrailer};
 use super::header::PackIdentity;
-use super::read::PackedChunk;
+use super::key::{ChunkHash, ChunkKind};
 use super::{MOST_CHUNKS, PAGE};
 use crate::store::crc::crc32c;
 use crate::store::structure::{STRUCTURE_HEADER, StructureCrc, StructureFields, check_header};
@@ -57,6 +58,19 @@ pub(super) struct EntryGroup {
 pub(crate) struct LocatedChunk {
     slot: u32,
     group: Arc<EntryGroup>,
+}
+
+/// A chunk, for those who copy it or look at it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct PackedChunk {
+    pub(crate) hash: ChunkHash,
+    pub(crate) kind: ChunkKind,
+    pub(crate) codec: ChunkCodec,
+    /// Where its bytes begin in the file, and how many they are.
+    pub(crate) offset: u64,
+    pub(crate) payload_bytes: u32,
+    /// Bytes that its name is the hash of.
+    pub(crate) hashed_bytes: u32,
 }
 
 /// The bytes of a footer, one after the other.

@@ -38,10 +38,10 @@ mod write;
 pub(crate) use codec::ChunkCodec;
 pub(crate) use error::PackError;
 pub(crate) use file::PackFile;
-pub(crate) use groups::LocatedChunk;
+pub(crate) use groups::{LocatedChunk, PackedChunk};
 pub(crate) use header::PackIdentity;
 pub(crate) use key::{ChunkHash, ChunkHint, ChunkKey, ChunkKind, ChunkSpace, HashAlgorithm};
-pub(crate) use read::{PackReader, PackedChunk};
+pub(crate) use read::PackReader;
 pub(crate) use uncached::UncachedFile;
 pub(crate) use write::PackWriter;
 

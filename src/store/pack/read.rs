@@ -9,9 +9,9 @@ use super::codec::ChunkCodec;
 use super::error::PackError;
 use super::file::{PackFile, checked_read};
 use super::footer::{CheckedEntry, PackTrailer, TRAILER_BYTES};
-use super::groups::{EntryGroup, FooterGroups, GROUP_CHUNKS, LocatedChunk};
+use super::groups::{EntryGroup, FooterGroups, GROUP_CHUNKS, LocatedChunk, PackedChunk};
 use super::header::PackIdentity;
-use super::key::{ChunkHash, ChunkKey, ChunkKind};
+use super::key::{ChunkHash, ChunkKey};
 use super::order::HashOrder;
 use crate::mutex::lock;
 use crate::store::crc::crc32c;
@@ -33,19 +33,6 @@ pub(crate) struct PackReader<F> {
     order: OnceLock<HashOrder>,
     /// A bit for each slot that was verified as a whole.
     verified: Box<[AtomicU64]>,
-}
-
-/// A chunk, for those who copy it or look at it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PackedChunk {
-    pub(crate) hash: ChunkHash,
-    pub(crate) kind: ChunkKind,
-    pub(crate) codec: ChunkCodec,
-    /// Where its bytes begin in the file, and how many they are.
-    pub(crate) offset: u64,
-    pub(crate) payload_bytes: u32,
-    /// Bytes that its name is the hash of.
-    pub(crate) hashed_bytes: u32,
 }
 
 impl<F: PackFile> PackReader<F> {
