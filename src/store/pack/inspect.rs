@@ -16,7 +16,7 @@ impl<F: PackFile> PackReader<F> {
         read_chunk(&self.file, &self.identity, &chunk.entry()).map(drop)
     }
 
-    /// What nobody has between the end of a chunk, if it is not the first, and the next one is zero, as it
+    /// What nobody has between the end of a chunk and the next one, or in front of the first, is zero, as it
     /// was written.
     pub(crate) fn verify_gap(&self, before: Option<u64>, chunk: &LocatedChunk) -> Result<(), PackError> {
         let (mut start, end) = (before.unwrap_or(PAGE), chunk.entry().entry.offset);

@@ -10,8 +10,8 @@ use super::read::read_chunk;
 use super::{MOST_CHUNKS, MOST_PACK_BYTES, PAGE};
 use crate::store::collection_bug::{CollectionBug, is_planted};
 
-/// Bytes that go to the medium while the next ones are gathered: the medium would have nothing to do until
-/// the pack is complete, and the writer nothing until it is durable.
+/// Bytes that go to the medium while the next ones are gathered: otherwise the medium has nothing to do
+/// until the pack is complete, and the writer nothing until it is durable.
 const WRITEBACK_PIECE: u64 = 8 << 20;
 
 /// A pack that is being written, in a file that was empty.
