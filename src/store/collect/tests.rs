@@ -352,7 +352,8 @@ fn damage_costs_no_other_pack() {
     let pack = path.join("packs/1.pack");
     let good = std::fs::read(&pack).unwrap();
     // A chunk that is needed of a pack that would go.
-    let middle = good.windows(16).position(|bytes| bytes == &chunk(5)[..16]).unwrap();
+    let begins = chunk(5)[..16].to_vec();
+    let middle = good.windows(16).position(|bytes| bytes == begins).unwrap();
     let mut bad = good.clone();
     bad[middle + 100] ^= 1;
     std::fs::write(&pack, &bad).unwrap();
