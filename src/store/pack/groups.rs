@@ -53,19 +53,6 @@ pub(super) struct EntryGroup {
     checksums: Box<[u32]>,
 }
 
-/// A chunk, for those who copy it or look at it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct PackedChunk {
-    pub(crate) hash: ChunkHash,
-    pub(crate) kind: ChunkKind,
-    pub(crate) codec: ChunkCodec,
-    /// Where its bytes begin in the file, and how many they are.
-    pub(crate) offset: u64,
-    pub(crate) payload_bytes: u32,
-    /// Bytes that its name is the hash of.
-    pub(crate) hashed_bytes: u32,
-}
-
 /// A chunk of a pack, and how its bytes are known.
 #[derive(Debug, Clone)]
 pub(crate) struct LocatedChunk {
