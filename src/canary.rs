@@ -182,8 +182,6 @@ mod switch {
         FarewellForgotten,
         /// Waiting for pages changes nothing: what was seen in the page cache is trusted further on.
         FaultsIgnored,
-        /// A shard sleeps without a look at what an application has ended since the turn began.
-        EndedUnseen,
     }
 
     thread_local! {

@@ -195,7 +195,6 @@ fn every_planted_bug_is_found() {
             Canary::LossForgotten | Canary::ResendForgotten | Canary::CookieReused => remote::worlds,
             Canary::NewcomerBelieved => remote::newcomers,
             Canary::CleanFlushSkipped => pinned::killed_servers,
-            Canary::EndedUnseen => application::worlds,
             // Nobody else is slow for so long.
             Canary::ProgressCountsReplies => pinned::slow_and_steady,
             _ => run::run,

@@ -48,9 +48,7 @@ impl Application {
             )?),
             DeviceSource::Blocking(blocking) => {
                 let threads = context.helpers.most_per_key();
-                let way = context.outstanding.way();
-                let queue = BlockingQueue::new(blocking, &device.health, way, threads);
-                OnShard::Blocking(BlockingOnShard::new(queue))
+                OnShard::Blocking(BlockingOnShard::new(BlockingQueue::new(blocking, &device.health, threads)))
             }
         };
         Ok(Self { minimum: facts.block_sizes.minimum, way })

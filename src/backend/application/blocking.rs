@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use super::api::BlockingDevice;
 use super::health::{Caged, Health};
 use super::outstanding::{Committed, Outstanding};
-use super::request::{DeviceRequest, Way};
+use super::request::DeviceRequest;
 use crate::block::{CommandKind, Extent};
 use crate::exec::{ClientTurns, Helpers, caught, lock};
 
@@ -19,7 +19,6 @@ pub(crate) struct BlockingQueue {
     device: Arc<Caged<dyn BlockingDevice>>,
     health: Arc<Health>,
     state: Mutex<BlockingState>,
-    way: Arc<Way>,
     /// Threads that it may keep busy.
     most: usize,
 }
@@ -34,12 +33,11 @@ impl BlockingQueue {
     pub(in crate::backend) fn new(
         device: &Arc<Caged<dyn BlockingDevice>>,
         health: &Arc<Health>,
-        way: &Arc<Way>,
         most: usize,
     ) -> Arc<Self> {
-        let (device, health, way) = (Arc::clone(device), Arc::clone(health), Arc::clone(way));
+        let (device, health) = (Arc::clone(device), Arc::clone(health));
         let state = BlockingState { waiting: ClientTurns::default(), threads: 0 };
-        Arc::new(Self { device, health, state: Mutex::new(state), way, most: most.max(1) })
+        Arc::new(Self { device, health, state: Mutex::new(state), most: most.max(1) })
     }
 
     /// Hands requests over, each with its client; says how many more threads should
@@ -59,24 +57,15 @@ impl BlockingQueue {
 
     /// Works on what waits, until nothing does.
     pub(in crate::backend) fn work(&self) {
-        let mut more_follow = false;
         while let Some(request) = self.next() {
-            more_follow = request.more_follow;
             self.carry_out(request);
-        }
-        if more_follow {
-            // What followed went to another thread.
-            self.way.doorbell.announce();
         }
     }
 
     fn next(&self) -> Option<DeviceRequest> {
         let mut state = lock(&self.state);
-        let mut next = state.waiting.next();
-        match &mut next {
-            Some(request) => request.more_follow = !state.waiting.is_empty(),
-            None => state.threads -= 1,
-        }
+        let next = state.waiting.next();
+        state.threads -= usize::from(next.is_none());
         next
     }
 

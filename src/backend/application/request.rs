@@ -6,8 +6,9 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use crate::block::{BlockError, ByteRange, CommandKind, Extent, IoFlags};
-use crate::exec::QuietDoorbell;
+use crate::exec;
 use crate::ring::Loan;
+use crate::sys::Doorbell;
 
 /// A request that a [`DeviceQueue`](super::DeviceQueue) has been handed, with all it needs.
 ///
@@ -25,8 +26,6 @@ pub struct DeviceRequest {
     pub(in crate::backend) ticket: RequestTicket,
     pub(in crate::backend) way: Arc<Way>,
     pub(in crate::backend) ended: bool,
-    /// Others wait behind it: a thread is going to look for the next one when this has ended.
-    pub(in crate::backend) more_follow: bool,
 }
 
 /// Which of the requests that a shard has outstanding.
@@ -44,8 +43,6 @@ pub(in crate::backend) struct Ended {
     pub(in crate::backend) ticket: RequestTicket,
     pub(in crate::backend) loan: Option<Loan>,
     pub(in crate::backend) result: Result<Vec<Extent>, BlockError>,
-    /// Others were waiting for the same thread.
-    pub(in crate::backend) more_follow: bool,
 }
 
 /// The way back to the shard.
@@ -53,7 +50,7 @@ pub(in crate::backend) struct Ended {
 pub(in crate::backend) struct Way {
     /// Holds no more than are outstanding.
     pub(in crate::backend) sender: Sender<Ended>,
-    pub(in crate::backend) doorbell: QuietDoorbell,
+    pub(in crate::backend) doorbell: Arc<Doorbell>,
 }
 
 impl DeviceRequest {
@@ -120,14 +117,10 @@ impl DeviceRequest {
 
     fn end(&mut self, result: Result<Vec<Extent>, BlockError>) {
         self.ended = true;
-        let more_follow = self.more_follow;
-        let ended = Ended { ticket: self.ticket, loan: self.loan.take(), result, more_follow };
+        let ended = Ended { ticket: self.ticket, loan: self.loan.take(), result };
         // A shard that is gone waits for nothing.
         if self.way.sender.send(ended).is_ok() {
-            match more_follow {
-                true => self.way.doorbell.announce_one_of_several(),
-                false => self.way.doorbell.announce(),
-            }
+            exec::ring(&self.way.doorbell);
         }
     }
 }
