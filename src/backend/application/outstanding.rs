@@ -32,6 +32,11 @@ pub(crate) struct Outstanding {
     elsewhere: Cell<usize>,
     /// More were waiting behind the one that was collected last: its thread has not stopped.
     expects_more: Cell<bool>,
+    /// Something has ended since the shard last went to sleep.
+    made_progress: Cell<bool>,
+    /// Queues that hurry when nothing ends for a moment: the last sleep began with them.
+    hurry_next: Cell<bool>,
+    may_hurry: RefCell<Vec<Rc<dyn Committed>>>,
     uncommitted: RefCell<Vec<Rc<dyn Committed>>>,
     /// Those that are open.
     queues: RefCell<Vec<Weak<dyn Committed>>>,
@@ -41,8 +46,11 @@ pub(crate) struct Outstanding {
 
 /// A queue on this shard.
 pub(in crate::backend) trait Committed {
-    /// It was handed all of this turn.
-    fn commit(&self, helpers: &Helpers);
+    /// It was handed all of this turn; true if it is to [hurry](Committed::hurry) when nothing ends for a
+    /// moment.
+    fn commit(&self, helpers: &Helpers) -> bool;
+    /// Nothing has ended for a moment.
+    fn hurry(&self, helpers: &Helpers);
     /// The doorbell rang: its device may have failed on another shard.
     fn look(&self);
 }
@@ -61,8 +69,23 @@ impl Outstanding {
         let (sender, ended) = unbounded();
         let way = Arc::new(Way { sender, doorbell: QuietDoorbell::new(doorbell) });
         let (places, uncommitted, queues) = Default::default();
-        let (next, elsewhere, expects_more) = Default::default();
-        Self { way, ended, places, next, elsewhere, expects_more, uncommitted, queues, ready, ring }
+        let (next, elsewhere, expects_more, made_progress) = Default::default();
+        let (hurry_next, may_hurry) = Default::default();
+        Self {
+            way,
+            ended,
+            places,
+            next,
+            elsewhere,
+            expects_more,
+            made_progress,
+            hurry_next,
+            may_hurry,
+            uncommitted,
+            queues,
+            ready,
+            ring,
+        }
     }
 
     /// Requests that ended go on. In each turn: nobody rings while the shard is awake.
@@ -77,6 +100,7 @@ impl Outstanding {
         for Ended { ticket, loan, result, more_follow } in self.ended.try_iter() {
             self.elsewhere.set(self.elsewhere.get() - 1);
             self.expects_more.set(more_follow);
+            self.made_progress.set(true);
             let lease = loan.and_then(Loan::give_back);
             let mut places = self.places.borrow_mut();
             // Nobody waits for one whose task is gone.
@@ -88,15 +112,23 @@ impl Outstanding {
                 self.ready.notify(waiter);
             }
         }
+        if self.elsewhere.get() == 0 {
+            self.may_hurry.take();
+        }
     }
 
     /// How long the shard may wait in its next system call, if nothing else keeps it awake.
     #[inline]
-    pub(crate) fn before_sleep(&self) -> Wait {
+    pub(crate) fn before_sleep(&self, helpers: &Helpers) -> Wait {
         if self.elsewhere.get() == 0 {
             return Wait::Forever;
         }
-        let wait = if self.expects_more.take() {
+        let progress = self.made_progress.take();
+        if self.hurry_next.take() && !progress {
+            self.may_hurry.take().into_iter().for_each(|queue| queue.hurry(helpers));
+        }
+        self.hurry_next.set(!self.may_hurry.borrow().is_empty());
+        let wait = if self.expects_more.take() || self.hurry_next.get() {
             self.way.doorbell.doze();
             Wait::AtMost(MOMENT)
         } else {
@@ -149,7 +181,13 @@ impl Outstanding {
             return;
         }
         for queue in self.uncommitted.take() {
-            queue.commit(helpers);
+            if !queue.commit(helpers) {
+                continue;
+            }
+            let mut may_hurry = self.may_hurry.borrow_mut();
+            if !may_hurry.iter().any(|other| Rc::ptr_eq(other, &queue)) {
+                may_hurry.push(queue);
+            }
         }
     }
 
@@ -256,18 +294,18 @@ mod tests {
         let context = context_with(&RingOptions::small());
         let outstanding = &context.outstanding;
         let doorbell = outstanding.way.doorbell.doorbell();
-        assert_eq!(outstanding.before_sleep(), Wait::Forever);
+        assert_eq!(outstanding.before_sleep(&context.helpers), Wait::Forever);
         outstanding.after_sleep();
         for _ in 0..3 {
             let (first, first_end) = flush(outstanding);
             let (second, second_end) = flush(outstanding);
             first.complete();
             assert!(!doorbell.was_rung(0) && outstanding.has_ended());
-            assert_eq!(outstanding.before_sleep(), Wait::No);
+            assert_eq!(outstanding.before_sleep(&context.helpers), Wait::No);
             outstanding.after_sleep();
             outstanding.collect();
             assert!(has_ended(first_end) && !outstanding.has_ended());
-            assert_eq!(outstanding.before_sleep(), Wait::Forever);
+            assert_eq!(outstanding.before_sleep(&context.helpers), Wait::Forever);
             std::thread::spawn(move || second.complete()).join().unwrap();
             assert!(doorbell.was_rung(0));
             outstanding.after_sleep();
@@ -282,7 +320,7 @@ mod tests {
         let outstanding = &context.outstanding;
         let doorbell = outstanding.way.doorbell.doorbell();
         let sleep = || {
-            let wait = outstanding.before_sleep();
+            let wait = outstanding.before_sleep(&context.helpers);
             let rung_before = doorbell.was_rung(0);
             assert!(!rung_before, "nothing has ended");
             wait
@@ -325,7 +363,7 @@ mod tests {
         let (request, waiting) =
             outstanding.request(CommandKind::Read, range, IoFlags::default(), 0, Some(loan));
         drop(waiting);
-        assert_eq!(outstanding.before_sleep(), Wait::Forever);
+        assert_eq!(outstanding.before_sleep(&context.helpers), Wait::Forever);
         std::thread::spawn(move || drop(request)).join().unwrap();
         assert!(outstanding.way.doorbell.doorbell().was_rung(0));
         outstanding.after_sleep();

@@ -53,9 +53,10 @@ impl Shard {
         if wait == Wait::No {
             return (wait, None);
         }
-        let outstanding = &self.shared.context.outstanding;
+        let context = &self.shared.context;
+        let outstanding = &context.outstanding;
         let idle_since = self.busy_poll.spin(&self.ring, || outstanding.has_ended());
-        (outstanding.before_sleep(), idle_since)
+        (outstanding.before_sleep(&context.helpers), idle_since)
     }
 }
 
