@@ -92,6 +92,7 @@ impl Outstanding {
     #[inline]
     pub(crate) fn collect(&self) {
         if self.elsewhere.get() > 0 {
+            self.way.doorbell.wake();
             self.collect_ended();
         }
     }
@@ -136,14 +137,6 @@ impl Outstanding {
             Wait::Forever
         };
         if self.ended.is_empty() || canary!(EndedUnseen) { wait } else { Wait::No }
-    }
-
-    /// The shard is awake.
-    #[inline]
-    pub(crate) fn after_sleep(&self) {
-        if self.elsewhere.get() > 0 {
-            self.way.doorbell.wake();
-        }
     }
 
     /// Whether a request has ended that was not collected.
@@ -295,20 +288,17 @@ mod tests {
         let outstanding = &context.outstanding;
         let doorbell = outstanding.way.doorbell.doorbell();
         assert_eq!(outstanding.before_sleep(&context.helpers), Wait::Forever);
-        outstanding.after_sleep();
         for _ in 0..3 {
             let (first, first_end) = flush(outstanding);
             let (second, second_end) = flush(outstanding);
             first.complete();
             assert!(!doorbell.was_rung(0) && outstanding.has_ended());
             assert_eq!(outstanding.before_sleep(&context.helpers), Wait::No);
-            outstanding.after_sleep();
             outstanding.collect();
             assert!(has_ended(first_end) && !outstanding.has_ended());
             assert_eq!(outstanding.before_sleep(&context.helpers), Wait::Forever);
             std::thread::spawn(move || second.complete()).join().unwrap();
             assert!(doorbell.was_rung(0));
-            outstanding.after_sleep();
             outstanding.collect();
             assert!(has_ended(second_end));
         }
@@ -329,7 +319,6 @@ mod tests {
             request.more_follow = more_follow;
             request.complete();
             let rung = doorbell.was_rung(0);
-            outstanding.after_sleep();
             outstanding.collect();
             rung
         };
@@ -346,7 +335,6 @@ mod tests {
         assert!(ends(next(), true));
         assert_eq!(sleep(), Wait::AtMost(MOMENT));
         // The verb takes longer.
-        outstanding.after_sleep();
         outstanding.collect();
         assert_eq!(sleep(), Wait::Forever);
         assert!(ends(next(), true));
@@ -366,7 +354,6 @@ mod tests {
         assert_eq!(outstanding.before_sleep(&context.helpers), Wait::Forever);
         std::thread::spawn(move || drop(request)).join().unwrap();
         assert!(outstanding.way.doorbell.doorbell().was_rung(0));
-        outstanding.after_sleep();
         outstanding.collect();
         assert_eq!(context.pool.free_bytes(), free);
     }

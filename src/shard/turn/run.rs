@@ -97,7 +97,6 @@ impl<F: Future<Output = ()>> Worker<F> {
         shard.mark_submitted();
         let (wait, idle_since) = shard.before_sleep();
         shard.ring.submit_and_reap(wait, shard.limits.completions_per_turn, &mut self.events);
-        shard.shared.context.outstanding.after_sleep();
         if let Some(since) = idle_since {
             shard.busy_poll.waited(shard.ring.now() - since);
         }
