@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
-
-use crossbeam_channel::{Sender, TrySendError, bounded};
 
 use crate::backend::{Export, ExportId, HomeTask};
 use crate::config::Limits;
@@ -22,7 +21,9 @@ use crate::sys::{self, Doorbell};
 /// The control plane's end of a shard.
 #[derive(Debug)]
 pub struct ShardHandle {
-    mailbox: Sender<Message>,
+    /// A channel of the standard library drops what was not taken when the shard ends, so whoever waits for
+    /// an answer hears of it. The bounded one of crossbeam keeps it for as long as this handle is there.
+    mailbox: SyncSender<Message>,
     doorbell: Arc<Doorbell>,
     connections: Arc<AtomicUsize>,
     is_pinned: bool,
@@ -39,7 +40,7 @@ impl ShardHandle {
     /// [`ShardStartError`]: a sentence with the cause and the remedy.
     pub fn start(config: ShardConfig) -> Result<Self, ShardStartError> {
         let (mut handle, shard_end) = Self::new(&config.limits)?;
-        let (started, outcome) = bounded(1);
+        let (started, outcome) = sync_channel(1);
         let name = format!("shard-{}", config.index);
         let run = move || {
             if let Some(cpu) = config.cpu
@@ -72,7 +73,7 @@ impl ShardHandle {
     pub(super) fn new(limits: &Limits) -> Result<(Self, ShardEnd), ShardStartError> {
         let doorbell = Doorbell::new().map_err(|error| ShardStartError::System("doorbell", error))?;
         let doorbell = Arc::new(doorbell);
-        let (mailbox, messages) = bounded(limits.mailbox);
+        let (mailbox, messages) = sync_channel(limits.mailbox);
         let connections = Arc::new(AtomicUsize::new(0));
         let end = Arc::new(AtomicU8::new(0));
         let rates_changed: Arc<AtomicBool> = Arc::default();
@@ -210,5 +211,25 @@ impl ShardHandle {
     pub fn cut_off(&self) {
         self.end.fetch_max(END_NOW, Ordering::Release);
         self.doorbell.ring();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::{RecvError, channel};
+
+    use super::*;
+
+    /// It came after the shard had looked for the last time.
+    #[test]
+    fn whoever_asks_a_shard_that_ends_is_told_that_nobody_answers() {
+        let (handle, shard) = ShardHandle::new(&Limits::default()).unwrap();
+        let (answer, answered) = channel();
+        let patience = [Duration::ZERO; 2];
+        let takes = (Vec::new(), TakesTls::ALL);
+        assert!(handle.depart(takes, patience, move |leaving| answer.send(leaving.len()).unwrap()));
+        drop(shard);
+        assert_eq!(answered.recv(), Err(RecvError));
+        assert!(!handle.settle(Settlement::Stay));
     }
 }

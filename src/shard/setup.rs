@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
-
-use crossbeam_channel::Receiver;
 
 use crate::config::Limits;
 use crate::ring::RingError;

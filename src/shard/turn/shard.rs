@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize};
+use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use crossbeam_channel::Receiver;
 use slab::Slab;
 
 use crate::backend::{FILES_PER_EXPORT, Outstanding, ShardContext};
