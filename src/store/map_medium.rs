@@ -15,7 +15,7 @@ use super::map::{
 use super::maps::LayerDescription;
 use super::open_store::now_s;
 use super::pending::{FoundLog, find_log};
-use super::step_sizes::step_sizes;
+use super::step_sizes::{StepSizes, step_sizes};
 
 /// Leaves that stay in memory of a map that is gone through once.
 pub(super) const FEW_LEAVES: usize = 16;
@@ -248,8 +248,8 @@ pub(crate) fn create_map(file: &File, identity: &LayerIdentity) -> Result<(), Ma
 
 /// The sizes of the map of a layer that is going to be written.
 pub(super) fn head_geometry() -> Geometry {
-    let ring_bytes = step_sizes().ring_bytes;
-    Geometry { ring_bytes, ring_room_bytes: ring_bytes, ..Geometry::default() }
+    let StepSizes { ring_bytes, ring_room_bytes, .. } = step_sizes();
+    Geometry { ring_bytes, ring_room_bytes, ..Geometry::default() }
 }
 
 pub(super) fn create_map_with(
@@ -364,6 +364,11 @@ impl<F: LayerMedium> OpenMap<F> {
             match self.map.checkpoint_step() {
                 CheckpointStep::Load(node) => self.load(node)?,
                 CheckpointStep::Write(nodes) => self.files.write(&nodes)?,
+                CheckpointStep::Grow { offset, length } => {
+                    if self.files.write(&[FileWrite { offset, bytes: vec![0; length] }]).is_err() {
+                        self.map.stay_small();
+                    }
+                }
                 CheckpointStep::Superblock(superblock) => {
                     self.files.sync_map()?;
                     self.files.write(&[superblock])?;

@@ -9,8 +9,6 @@ use super::maps::LayerDescription;
 
 /// Leaves that may be in memory before they are written.
 const MOST_LEAVES: usize = 256;
-/// The journal of a layer that is sealed from the beginning: it is used while the map is made.
-const RING_BYTES: u64 = 64 << 10;
 
 /// The map of a layer that is being made. Nothing of it is synced.
 pub(super) struct MapWriter {
@@ -22,8 +20,8 @@ pub(super) struct MapWriter {
 impl MapWriter {
     /// Of a layer that is sealed from the beginning.
     pub(super) fn create(file: File, layer: &LayerDescription) -> Result<Self, MapFileError> {
-        let geometry =
-            Geometry { ring_bytes: RING_BYTES, ring_room_bytes: RING_BYTES, ..Geometry::default() };
+        // Its journal is used while the map is made, and never again.
+        let geometry = Geometry { ring_room_bytes: Geometry::RING_BYTES, ..Geometry::default() };
         Self::create_with(file, layer, geometry)
     }
 

@@ -18,8 +18,10 @@ pub(super) struct StepSizes {
     pub(super) pack_bytes: u64,
     /// The same of its chunks.
     pub(super) pack_chunks: usize,
-    /// Bytes of the journal of a layer that is written: after as many its map is checkpointed.
+    /// Bytes of the journal of a new layer.
     pub(super) ring_bytes: u64,
+    /// Bytes that it grows to.
+    pub(super) ring_room_bytes: u64,
 }
 
 impl StepSizes {
@@ -30,6 +32,7 @@ impl StepSizes {
         pack_bytes: 128 << 20,
         pack_chunks: 1 << 15,
         ring_bytes: Geometry::RING_BYTES,
+        ring_room_bytes: Geometry::RING_ROOM_BYTES,
     };
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::FileExt;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use ringnbd::internal::random::Random;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Store;
+use crate::peers;
 use crate::support::image::pattern;
 use crate::support::wait_until;
 
@@ -88,4 +89,29 @@ fn a_copy_that_is_interrupted_leaves_nothing() {
     assert_eq!(store.names().is_empty(), !status.success(), "{status}");
     assert!([Some(0), Some(1)].contains(&status.code()), "{status}");
     assert_eq!(store.layers().len(), usize::from(status.success()));
+}
+
+/// On a terminal one line says how far a long command is, and goes when it is done; elsewhere there is none.
+#[test]
+fn a_copy_on_a_terminal_says_how_far_it_is() {
+    let store = Store::init();
+    large_file(&store);
+    if Command::new("script").arg("--version").output().is_err() {
+        return peers::skip("script", "install the package bsdutils");
+    }
+    let line = |name: &str| {
+        let command = store.command(&format!("image create STORE/{name} --from DIR/large.raw"));
+        let words = [command.get_program()].into_iter().chain(command.get_args());
+        words.map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ")
+    };
+    let mut script = Command::new("script");
+    let inside = format!("stty cols 120; {}", line("shown"));
+    let shown = peers::run(script.args(["--quiet", "--return", "--command", &inside, "/dev/null"])).ok();
+    for part in ["copying", "of 256.00 MiB", " left"] {
+        assert!(shown.contains(part), "{part:?}: {shown:?}");
+    }
+    let end = shown.rsplit("\x1b[2K").next().unwrap();
+    assert!(!end.contains("copying"), "the line is gone at the end: {shown:?}");
+    let unseen = store.run("image create STORE/unseen --from DIR/large.raw");
+    assert!(unseen.status.success() && unseen.stderr.is_empty(), "{unseen}");
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::Store;
 use crate::peers;
-use crate::support::image::{disk_dir, pattern};
+use crate::support::image::{Image, LoopDevice, disk_dir, pattern};
 use crate::support::server::{Options, Server};
 
 const SIZE: usize = 8 << 20;
@@ -231,6 +231,30 @@ fn an_overlay_keeps_what_was_written_and_never_its_base() {
         refused.status.code() == Some(2) && refused.stderr.contains("not the file that it was"),
         "{refused}"
     );
+}
+
+/// S4, of a block device.
+#[test]
+fn an_overlay_never_writes_a_block_device_below_it() {
+    let image = Image::sparse(SIZE as u64);
+    let before = pattern(3, 0, SIZE);
+    std::fs::write(&image.path, &before).unwrap();
+    let Some(device) = LoopDevice::over(image) else { return };
+    let directory = disk_dir();
+    let uri =
+        format!("overlay:{}?base={}", directory.path().join("overlay").display(), device.path.display());
+    let mut server = Options::new().export(&*uri).start();
+    if qemu_io(&server, "", &["write -P 5 100 70000", "discard 1M 64k", "flush"]).is_none() {
+        return;
+    }
+    server.crash();
+    let mut expected = before.clone();
+    expected[100..70_100].fill(5);
+    expected[1 << 20..(1 << 20) + (64 << 10)].fill(0);
+    let mut server = Options::new().export(&*uri).start();
+    assert!(read(&server, "", directory.path()).unwrap() == expected);
+    server.stop();
+    assert!(std::fs::read(&device.path).unwrap() == before, "the device was written");
 }
 
 #[test]

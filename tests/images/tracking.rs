@@ -5,7 +5,7 @@
 
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Store;
 use crate::peers;
@@ -204,6 +204,41 @@ fn s5_depths_are_those_of_qemu() {
     }
     assert_eq!(nbdinfo(&server, "qemu:allocation-depth").unwrap(), depths);
     server.stop();
+}
+
+/// What QEMU's own tool makes of an image that is served: of its bytes, and of what has changed since a snapshot.
+#[test]
+fn maps_of_qemu_are_those_of_the_image() {
+    let Some((store, mut expected)) = store() else { return };
+    let mut server = serve(&store, "vm");
+    qemu_io(&server.uri("d"), "raw", &["write -P 5 2M 4k", "discard 3M 64k", "write -z 512k 8k"]);
+    for (at, length, byte) in [(2 << 20, 4096, 5), (3 << 20, 64 << 10, 0), (512 << 10, 8192, 0)] {
+        expected[at..at + length].fill(byte);
+    }
+    let map = |bitmap: Option<&str>| -> Option<Vec<Value>> {
+        let place = json!({ "type": "unix", "path": server.socket() });
+        let mut device = json!({ "driver": "nbd", "export": "d", "server": place });
+        if let Some(name) = bitmap {
+            device["x-dirty-bitmap"] = format!("qemu:dirty-bitmap:{name}").into();
+        }
+        let mut command = peers::command("qemu-img")?;
+        command.args(["map", "--output=json", &format!("json:{device}")]);
+        Some(serde_json::from_str(&peers::run(&mut command).ok()).unwrap())
+    };
+    let parts = |map: Vec<Value>, key: &str, value: bool| -> Vec<(u64, u64)> {
+        let map = map.iter().filter(|part| part[key] == value);
+        map.map(|part| (part["start"].as_u64().unwrap(), part["length"].as_u64().unwrap())).collect()
+    };
+    let zeroes = parts(map(None).unwrap(), "zero", true);
+    assert_eq!(zeroes, [(512 << 10, 8192), (3 << 20, 64 << 10)]);
+    // QEMU has no word of its own for a part that has changed, and calls it no data.
+    let now = [(512 << 10, 8192), (2 << 20, 4096), (3 << 20, 64 << 10)];
+    assert_eq!(parts(map(Some("b")).unwrap(), "data", false), now);
+    let since_a = [now[0], (1 << 20, 8192), now[1], now[2]];
+    assert_eq!(parts(map(Some("a")).unwrap(), "data", false), since_a);
+    server.stop();
+    store.run("image export STORE/vm DIR/out.raw").ok();
+    assert!(std::fs::read(store.dir.path().join("out.raw")).unwrap() == expected);
 }
 
 /// Reads what a bitmap says has changed, and writes only that to a copy.

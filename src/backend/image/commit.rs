@@ -15,6 +15,7 @@
 use super::chain::{Chain, OpenLayer};
 use crate::backend::context::ShardContext;
 use crate::backend::file::{until_done, write_all};
+use crate::backend::steps::steps;
 use crate::block::{BlockError, ByteRange};
 use crate::ring::{FileIndex, Operation};
 use crate::store::map::{CheckpointStep, FileWrite, LogRoom, NoCommit};
@@ -201,6 +202,13 @@ impl OpenLayer {
                         write(map_file, node, false, context).await?;
                     }
                 }
+                CheckpointStep::Grow { offset, length } => {
+                    let rest = ByteRange::new(offset, length as u64).expect("within the map's file");
+                    // The journal that there is has room for all records; only checkpoints come more often.
+                    if write_zeroes(map_file, rest, context).await.is_err() {
+                        self.map.borrow_mut().stay_small();
+                    }
+                }
                 CheckpointStep::Superblock(superblock) => {
                     let sync = || Operation::Sync { file: map_file, range: None };
                     until_done(sync, context).await?;
@@ -215,6 +223,14 @@ impl OpenLayer {
 fn now_s() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| since.as_secs())
+}
+
+/// Writes zeroes to a map's file, which takes no memory.
+async fn write_zeroes(file: FileIndex, range: ByteRange, context: &ShardContext) -> Result<(), BlockError> {
+    for step in steps(range, context.zeroes.capacity() as u64) {
+        write_all(file, step, (context.zeroes.clone(), 0), false, context).await?;
+    }
+    Ok(())
 }
 
 /// Writes bytes to a map's file, in steps.

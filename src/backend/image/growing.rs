@@ -11,9 +11,11 @@
 //! is smaller than the catalogue says: whoever opens the head next gives it that size.
 //!
 //! Changes wait because the last block of the old disk may be cut by its end. A TRIM up to the old end has
-//! that block as a whole, and must not reach what a client of the larger disk writes behind it. A write up
-//! to the old end makes it DATA as a whole, though it writes no more than is on the disk. What the file has
-//! in the rest of that block may be old, of the time before the disk shrank: so zeroes are written there.
+//! that block as a whole, and must not reach what a client of the larger disk writes behind it. What the
+//! file has in the rest of that block may be old, of the time before the disk shrank: so zeroes are written
+//! there if the block is DATA. If it becomes DATA later, it gets them with that write. That may be before
+//! the disk is larger: whoever cannot make the record durable goes on with the old size, and a server that
+//! is killed then leaves a record that the next one finds.
 
 use std::fmt;
 use std::future::poll_fn;

@@ -71,11 +71,7 @@ impl LayerMedium for InWorld<'_> {
     }
 
     fn read(&self, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
-        let content = self.0.content(self.1.map);
-        let found = content.get(offset as usize..).unwrap_or_default();
-        let length = found.len().min(bytes.len());
-        bytes[..length].copy_from_slice(&found[..length]);
-        Ok(length)
+        Ok(self.0.read(self.1.map, bytes, offset))
     }
 
     fn write(&self, writes: &[FileWrite]) -> io::Result<()> {
@@ -336,6 +332,7 @@ fn checkpoint(map: &mut LayerMap, file: &mut [u8]) -> Result<(), LayerMapError> 
                 map.loaded(node, &file[offset as usize..][..length])?;
             }
             CheckpointStep::Write(nodes) => nodes.iter().for_each(|node| put(file, node)),
+            CheckpointStep::Grow { offset, length } => file[offset as usize..][..length].fill(0),
             CheckpointStep::Superblock(superblock) => {
                 put(file, &superblock);
                 map.end_checkpoint(true);

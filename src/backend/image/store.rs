@@ -231,6 +231,12 @@ impl ImageStore {
         Blocks { start, length: end.saturating_sub(start) }
     }
 
+    /// The blocks of which a write gives every byte: not a last one that the end of the disk cuts.
+    pub(super) fn written(&self, range: ByteRange) -> Blocks {
+        let start = range.offset().div_ceil(self.block());
+        Blocks { start, length: (range.end() / self.block()).saturating_sub(start) }
+    }
+
     /// The bytes of blocks.
     pub(super) fn bytes(&self, blocks: Blocks) -> ByteRange {
         let bytes = ByteRange::new(blocks.start * self.block(), blocks.length * self.block());

@@ -18,7 +18,7 @@ const GEOMETRY: Geometry = Geometry {
     slot_bytes: 512,
     record_block_bytes: 512,
     ring_bytes: 8 * 512,
-    ring_room_bytes: 8 * 512,
+    ring_room_bytes: 32 * 512,
     fan_out: 2,
     inner_levels: 2,
     roots: 2,

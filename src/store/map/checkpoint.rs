@@ -3,13 +3,20 @@
 //! The caller asks for one step after the other and does what each says, beside commits and requests:
 //!
 //! ```text
-//! begin_checkpoint ► Load…, Write…, Superblock ► end_checkpoint
+//! begin_checkpoint ► Load…, Write…, Grow?, Superblock ► end_checkpoint
 //! ```
 //!
 //! Nodes go into slots that are not live, and are synced before the superblock is written, which is synced
 //! before the space is given up. A leaf is written with the states that are journaled when its turn comes.
 //! That may be more than were when the checkpoint began, and replay then repeats what the leaf has; the
 //! superblock says that replay must get at least so far.
+//!
+//! A journal begins small and doubles with each checkpoint that comes because half of it was used, as long as
+//! it has room: whoever writes little pays for little, and whoever writes much has few checkpoints. The place
+//! of a record is its position modulo the journal's length. So a journal grows only when all records that the
+//! superblock needs are at the same place in the larger one, and no record leaves that place until the
+//! superblock is durable. The older superblock has the smaller journal: nothing is in the rest of the larger
+//! one before the newer one is durable, and whoever must go back to the older one looks there, too.
 
 use std::collections::BTreeMap;
 
@@ -30,6 +37,10 @@ pub(crate) enum CheckpointStep {
     Load(NodeAddress),
     /// These are to be written, in any order; then the next step. Nothing has to be durable yet.
     Write(Vec<FileWrite>),
+    /// The rest of a larger journal is to be written with zeroes, like nodes, so that records need no
+    /// allocation later. If there is no room for it, [`stay_small`](LayerMap::stay_small). Then the next
+    /// step.
+    Grow { offset: u64, length: usize },
     /// Everything before is to be synced, then this is to be written and synced, then the checkpoint ends.
     Superblock(FileWrite),
 }
@@ -37,8 +48,11 @@ pub(crate) enum CheckpointStep {
 impl LayerMap {
     /// Whether it is time for a checkpoint: half of the journal is used.
     pub(crate) fn should_checkpoint(&self) -> bool {
-        let used = self.end.position - self.needed_from;
-        self.checkpoint.is_none() && !self.is_failed && 2 * used >= self.geometry.ring_blocks()
+        self.checkpoint.is_none() && !self.is_failed && self.is_half_used()
+    }
+
+    fn is_half_used(&self) -> bool {
+        2 * (self.end.position - self.needed_from) >= self.geometry.ring_blocks()
     }
 
     /// Begins a checkpoint at a time in seconds. One is under way at a time, and none begins after a failure.
@@ -72,7 +86,10 @@ impl LayerMap {
                 );
             }
             if level == self.geometry.inner_levels {
-                return CheckpointStep::Superblock(self.superblock());
+                return match self.begin_growth() {
+                    Some((offset, length)) => CheckpointStep::Grow { offset, length },
+                    None => CheckpointStep::Superblock(self.superblock()),
+                };
             }
             let entries = self.checkpoint.as_ref().and_then(|all| all.frozen.as_ref()).expect("frozen");
             let children = entries.entries.range((level, 0)..(level + 1, 0));
@@ -93,6 +110,8 @@ impl LayerMap {
             identity: self.identity.clone(),
             hidden_from: self.hidden_from,
             replay_from: self.end,
+            wants_growth: self.is_half_used(),
+            grown: None,
             has_superblock: false,
         };
         self.checkpoint.as_mut().expect("a checkpoint is under way").frozen = Some(frozen);
@@ -129,6 +148,27 @@ impl LayerMap {
         entries
     }
 
+    /// Where the rest of a larger journal lies, if it is to grow and can. That is asked once.
+    fn begin_growth(&mut self) -> Option<(u64, usize)> {
+        let (geometry, end) = (self.geometry, self.next_point().position);
+        let frozen = self.frozen();
+        let grown = std::mem::take(&mut frozen.wants_growth).then(|| geometry.grown()).flatten()?;
+        let last = geometry.same_place_until(frozen.replay_from.position);
+        if end > last && !is_planted(MapBug::GrowthInAnyLap) {
+            return None;
+        }
+        frozen.grown = Some(grown);
+        let (offset, length) = geometry.ring();
+        Some((offset + length as u64, grown.ring().1 - length))
+    }
+
+    /// There is no room for a larger journal: this checkpoint goes on without it.
+    pub(crate) fn stay_small(&mut self) {
+        let frozen = self.frozen();
+        assert!(!frozen.has_superblock, "the superblock would say something else");
+        frozen.grown = None;
+    }
+
     fn superblock(&mut self) -> FileWrite {
         let roots = self.new_entries(self.geometry.inner_levels + 1, 0);
         let (geometry, generation, sequence, end) =
@@ -140,7 +180,7 @@ impl LayerMap {
         let replay_from = frozen.replay_from;
         let superblock = Superblock {
             identity: frozen.identity.clone(),
-            geometry,
+            geometry: frozen.grown.unwrap_or(geometry),
             sequence,
             generation,
             written_s: now_s,
@@ -167,6 +207,7 @@ impl LayerMap {
         for ((level, index), entry) in frozen.entries {
             self.tree.set_entry(level, index, entry);
         }
+        self.geometry = frozen.grown.unwrap_or(self.geometry);
         self.needed_from = frozen.replay_from.position;
         self.sequence += 1;
     }

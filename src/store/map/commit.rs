@@ -92,15 +92,17 @@ impl LayerMap {
         self.expect_writable()?;
         let is_alone = self.commits.is_empty() || is_planted(MapBug::RecordsOvertake);
         assert!(is_alone, "one record is under way at a time");
-        let ring = self.geometry.ring_blocks();
-        let position = self.next_point().position;
+        let (ring, position) = (self.geometry.ring_blocks(), self.next_point().position);
         let free = self.needed_from + ring - position;
         // A record is not cut by the end of the ring.
         let room = free.min(ring - position % ring).min(self.geometry.most_record_blocks());
+        let growing = self.checkpoint.as_ref().and_then(|all| all.records_end(&self.geometry));
+        let growing = growing.filter(|_| !is_planted(MapBug::LapBesideGrowth));
+        let room = room.min(growing.map_or(u64::MAX, |end| end.saturating_sub(position)));
         if room == 0 { Err(NoCommit::RingFull) } else { Ok(room) }
     }
 
-    fn next_point(&self) -> JournalPoint {
+    pub(super) fn next_point(&self) -> JournalPoint {
         self.commits.back().map_or(self.end, |commit| commit.end)
     }
 

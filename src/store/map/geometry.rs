@@ -28,7 +28,7 @@ pub(super) const MOST_ROOTS: u32 = 64;
 /// A record's bytes: it is checked for each record block at which one could begin.
 const MOST_RECORD_BYTES: u64 = 512 << 10;
 
-/// The sizes of a map. They are fixed when it is made, and stand in its superblocks.
+/// The sizes of a map, as its superblocks have them. All but the journal's are fixed when it is made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
     /// Bytes of a block of the disk.
@@ -39,7 +39,7 @@ pub struct Geometry {
     pub slot_bytes: u32,
     /// What records of the journal begin at a multiple of.
     pub record_block_bytes: u32,
-    /// Bytes of the journal.
+    /// Bytes of the journal. A map that is used doubles them, as long as there is room.
     pub ring_bytes: u64,
     /// Bytes that it may grow to: the nodes begin behind them.
     pub ring_room_bytes: u64,
@@ -60,7 +60,7 @@ impl Default for Geometry {
             slot_bytes: 4096,
             record_block_bytes: 4096,
             ring_bytes: Self::RING_BYTES,
-            ring_room_bytes: Self::RING_BYTES,
+            ring_room_bytes: Self::RING_ROOM_BYTES,
             fan_out: 128,
             inner_levels: 3,
             roots: 16,
@@ -69,8 +69,10 @@ impl Default for Geometry {
 }
 
 impl Geometry {
-    /// Bytes of the journal of a layer that is written.
-    pub(in crate::store) const RING_BYTES: u64 = 2 << 20;
+    /// Bytes of the journal of a new layer: many layers are written to very little.
+    pub(in crate::store) const RING_BYTES: u64 = 64 << 10;
+    /// Bytes that it grows to when the layer is written to all the time.
+    pub(in crate::store) const RING_ROOM_BYTES: u64 = 4 << 20;
 
     /// Itself if every size is possible. All other methods rely on that.
     pub(super) fn checked(self) -> Result<Self, LayerMapError> {
@@ -211,6 +213,23 @@ impl Geometry {
         (RING_START, self.ring_bytes as usize)
     }
 
+    /// Where it may lie when it has grown.
+    pub(super) fn ring_room(&self) -> (u64, usize) {
+        (RING_START, self.ring_room_bytes as usize)
+    }
+
+    /// The same with a journal of twice the size, if there is room for it.
+    pub(super) fn grown(&self) -> Option<Self> {
+        let ring_bytes = 2 * self.ring_bytes;
+        (ring_bytes <= self.ring_room_bytes).then_some(Self { ring_bytes, ..*self })
+    }
+
+    /// Positions from `from` up to this one are at the same place in a journal of twice the size, if there is
+    /// one of them: those of every second lap.
+    pub(super) fn same_place_until(&self, from: u64) -> u64 {
+        from - from % (2 * self.ring_blocks()) + self.ring_blocks()
+    }
+
     /// Where the record block of a position lies.
     pub(super) fn record_offset(&self, position: u64) -> u64 {
         RING_START + position % self.ring_blocks() * u64::from(self.record_block_bytes)
@@ -250,9 +269,11 @@ mod tests {
     fn the_default_is_possible_and_allows_a_pebibyte() {
         let geometry = Geometry::default().checked().unwrap();
         assert_eq!(geometry.most_bytes(), 1 << 50);
-        assert_eq!((geometry.ring_blocks(), geometry.most_record_blocks()), (512, 128));
+        assert_eq!((geometry.ring_blocks(), geometry.most_record_blocks()), (16, 4));
+        let largest = std::iter::successors(Some(geometry), Geometry::grown).last().unwrap();
+        assert_eq!((largest.ring_blocks(), largest.most_record_blocks()), (1024, 128));
         // 2 slots of 4 KiB for each node, and each node before those below it.
-        let start = (64 << 10) + (2 << 20);
+        let start = (64 << 10) + (4 << 20);
         let place = |level, index| (geometry.slots_offset(level, index) - start) / 8192;
         assert_eq!([place(3, 0), place(2, 0), place(1, 0), place(0, 0), place(0, 127)], [0, 1, 2, 3, 130]);
         assert_eq!([place(1, 1), place(0, 128), place(1, 127)], [131, 132, 2 + 127 * 129]);
@@ -260,6 +281,20 @@ mod tests {
         assert_eq!(place(3, 1), 1 + 128 * (1 + 128 * 129));
         assert_eq!(geometry.file_length(1 << 30), start + (3 + 32) * 8192, "a small disk has a small map");
         assert!(geometry.file_length(1 << 50) < 1 << 39, "less than the 16 TiB that a file of ext4 can have");
+    }
+
+    #[test]
+    fn positions_of_every_second_lap_have_the_same_place_in_a_larger_journal() {
+        let geometry = Geometry { ring_bytes: 28 << 10, ..Geometry::default() }.checked().unwrap();
+        let grown = geometry.grown().unwrap();
+        for from in 0..100 {
+            let until = geometry.same_place_until(from);
+            for position in from..from + 30 {
+                let is_same =
+                    (from..=position).all(|at| geometry.record_offset(at) == grown.record_offset(at));
+                assert_eq!(is_same, position < until, "{from} to {position}");
+            }
+        }
     }
 
     #[test]

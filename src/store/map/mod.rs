@@ -38,6 +38,9 @@
 //! first record that is not whole, and a whole record behind that end means that the end is damage, so the
 //! layer does not open.
 //!
+//! It begins small and doubles as it is used, up to the room that lies before the nodes
+//! ([`checkpoint`](self::checkpoint)). So a layer that is written to little takes little.
+//!
 //! Journal space is given up when a superblock that does not need it is durable. A superblock also says up
 //! to where records were durable when it was written, so such a record cannot be mistaken for a torn one.
 //!
@@ -52,9 +55,9 @@
 //! grows by. Shrinking first makes ZERO of what the layer has beyond the new size, in bounded steps
 //! ([`LayerMap::shrink_step`]); then the record of the new size follows.
 //!
-//! The end of the disk may cut its last block. A write up to the end makes the block DATA, and writes no
-//! more than is on the disk: what the file has behind it may be old. Whoever makes the disk larger writes
-//! zeroes there first ([`LayerMap::cut_block`]).
+//! The end of the disk may cut its last block. What the file has behind it may be old, of the time before
+//! the disk shrank. Whoever makes the disk larger writes zeroes there first ([`LayerMap::cut_block`]), and a
+//! block that becomes DATA gets them with the write that makes it so.
 
 #![cfg_attr(not(test), allow(dead_code))]
 

@@ -5,6 +5,7 @@ use super::format::StructureFlaw;
 use super::geometry::{FRONT_BYTES, Geometry, SUPERBLOCK_BYTES, SUPERBLOCK_SPACING};
 use super::layer::{FileWrite, LayerMap};
 use super::node::NodeEntry;
+use super::planted::{MapBug, is_planted};
 use super::record::JournalPoint;
 use super::replay::replay;
 use super::superblock::{DecodeError, LayerIdentity, Superblock, superblock_offset};
@@ -52,35 +53,41 @@ impl MapFront {
     }
 
     fn newer(a: Superblock, b: Superblock) -> Result<Self, LayerMapError> {
-        if a.identity.layer != b.identity.layer || a.geometry != b.geometry {
+        let (older, newer) = if a.sequence < b.sequence { (a, b) } else { (b, a) };
+        let is_one_map = older.geometry == newer.geometry || older.geometry.grown() == Some(newer.geometry);
+        if older.identity.layer != newer.identity.layer || !is_one_map {
             return Err(LayerMapError::SuperblocksDiffer);
         }
-        let (older, newer) = if a.sequence < b.sequence { (a, b) } else { (b, a) };
         if newer.sequence != older.sequence + 1 || newer.replay_from.position < older.replay_from.position {
             return Err(LayerMapError::Superblock("it does not follow the other one"));
         }
         Ok(Self { superblock: newer, is_fallback: false })
     }
 
-    /// Where the journal lies: offset and length in the file.
+    /// What must be read of the journal: offset and length in the file. If the newer superblock is damaged,
+    /// it may have said that the journal has grown.
     pub(crate) fn ring(&self) -> (u64, usize) {
-        self.superblock.geometry.ring()
+        let geometry = &self.superblock.geometry;
+        match self.is_fallback && !is_planted(MapBug::RoomNotLookedAt) {
+            true => geometry.ring_room(),
+            false => geometry.ring(),
+        }
     }
 
     pub(crate) fn identity(&self) -> &LayerIdentity {
         &self.superblock.identity
     }
 
-    /// Replays the journal, of which all bytes are in `ring`.
+    /// Replays the journal, of which all bytes that [`ring`](Self::ring) names are in `ring`.
     ///
     /// What the file has was perhaps never synced: after the death of a process the page cache has records
     /// that no medium has. So the caller syncs data and map before it serves what this says.
     pub(crate) fn open(self, ring: &[u8]) -> Result<LayerMap, LayerMapError> {
-        let Self { superblock, is_fallback } = self;
-        let geometry = superblock.geometry;
-        if ring.len() != geometry.ring_bytes as usize {
+        if ring.len() != self.ring().1 {
             return Err(LayerMapError::Journal { position: 0, what: "the file is cut off" });
         }
+        let Self { superblock, is_fallback } = self;
+        let geometry = superblock.geometry;
         let replay = replay(&superblock, ring, is_fallback)?;
         let mut identity = superblock.identity;
         identity.size = replay.size;

@@ -17,6 +17,12 @@ pub(super) enum MapBug {
     ChangeBesideRecordLost,
     /// A superblock does not say up to where records were durable.
     DurableEndForgotten,
+    /// The journal grows while records that are needed are at another place in the larger one.
+    GrowthInAnyLap,
+    /// While the journal grows, records go on being written where the next lap of the smaller one begins.
+    LapBesideGrowth,
+    /// Beside a superblock that is damaged, only the journal that the older one knows is looked at.
+    RoomNotLookedAt,
 }
 
 /// Whether a bug is switched on: never outside of tests.

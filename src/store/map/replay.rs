@@ -6,7 +6,8 @@
 //!
 //! * Bytes that are no whole record: the last one was torn, or none came. It was never answered for. A last
 //!   record that was durable and rots cannot be told from that, unless the superblock knows of it.
-//! * A record of an earlier lap of the ring, which has a smaller position.
+//! * A record of an earlier lap of the ring, which has a smaller position. If the ring has grown since, it
+//!   may be where a smaller ring had it.
 //! * A whole record with a position at or behind the end: the place where the chain ends had a record once,
 //!   which is damaged or was given up. Then nothing is known of the blocks in between, and the layer does
 //!   not open. So a superblock that is too old is refused, too: later records are where its own were.
@@ -66,7 +67,8 @@ fn at(superblock: &Superblock, ring: &[u8], slot: u64) -> Result<FoundRecord, No
     record::find(&superblock.geometry, superblock.identity.layer, bytes)
 }
 
-/// Reads the chain that begins where `superblock` says. `ring` has the ring's length.
+/// Reads the chain that begins where `superblock` says. `ring` has the ring's length, or beside a damaged
+/// superblock the length that it may have grown to.
 pub(super) fn replay(
     superblock: &Superblock,
     ring: &[u8],
@@ -112,20 +114,23 @@ impl Replay {
     }
 }
 
-/// Looks at every record block of the ring: no record may follow the end of the chain.
+/// Looks at every record block there is: no record may follow the end of the chain.
 fn expect_nothing_later(
     superblock: &Superblock,
     ring: &[u8],
     end: JournalPoint,
 ) -> Result<(), LayerMapError> {
-    let blocks = superblock.geometry.ring_blocks();
-    for slot in 0..blocks {
+    let geometry = &superblock.geometry;
+    for slot in 0..ring.len() as u64 / u64::from(geometry.record_block_bytes) {
         match at(superblock, ring, slot) {
-            Ok(found) if found.at.position % blocks != slot => {
-                return Err(damaged(found.at.position, "a record is at another's place"));
-            }
             Ok(found) if found.at.position >= end.position || found.at.sequence >= end.sequence => {
                 return Err(damaged(end.position, "there is a later record behind one that is not whole"));
+            }
+            Ok(found)
+                if found.at.position >= superblock.replay_from.position
+                    && found.at.position % geometry.ring_blocks() != slot =>
+            {
+                return Err(damaged(found.at.position, "a record is at another's place"));
             }
             Ok(_) | Err(NoRecord::Torn) => {}
             Err(NoRecord::Foreign) => return Err(damaged(end.position, "a record is another layer's")),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::geometry::Geometry;
 use super::log::PendingLog;
 use super::node::NodeEntry;
 use super::record::JournalPoint;
@@ -58,10 +59,21 @@ pub(super) struct Frozen {
     pub(super) identity: LayerIdentity,
     pub(super) hidden_from: u64,
     pub(super) replay_from: JournalPoint,
+    /// The journal was used so much that it is to grow.
+    pub(super) wants_growth: bool,
+    /// The sizes once the superblock is durable, if the journal grows.
+    pub(super) grown: Option<Geometry>,
     pub(super) has_superblock: bool,
 }
 
 impl Checkpointing {
+    /// No record may be written at this position or behind it before the checkpoint has ended: it would be
+    /// at another place in the journal that the superblock describes.
+    pub(super) fn records_end(&self, geometry: &Geometry) -> Option<u64> {
+        let frozen = self.frozen.as_ref().filter(|frozen| frozen.grown.is_some())?;
+        Some(geometry.same_place_until(frozen.replay_from.position))
+    }
+
     /// Whether the leaf of a page is a part of it.
     pub(super) fn has(&self, page: u64) -> bool {
         self.frozen.as_ref().is_some_and(|frozen| {

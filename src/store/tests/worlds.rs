@@ -49,7 +49,8 @@ fn live(seed: u64) -> Lived {
         packs: 1,
         pack_bytes: 24 << 10,
         pack_chunks: 4,
-        ring_bytes: 32 << 10,
+        ring_bytes: 16 << 10,
+        ring_room_bytes: 32 << 10,
     });
     let memory = Path::new("/dev/shm");
     let house = if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() };

@@ -3,7 +3,7 @@
 
 use super::file::{CutFile, SECTOR};
 use super::model::{ALL, Model};
-use super::shell::{self, TINY};
+use super::shell::{self, GROWING, TINY};
 use crate::random::Random;
 use crate::store::map::planted::{MapBug, is_planted, plant};
 use crate::store::map::{BlockState, CheckpointStep, FileWrite, LayerMap, Lookup, NoCommit, ShrinkStep};
@@ -41,7 +41,7 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let size = random.between(1, 500) * BLOCK;
-        let file = shell::create(size, TINY);
+        let file = shell::create(size, random.pick(&[TINY, GROWING]));
         let map = shell::open(&file).unwrap();
         let model = Model::new(vec![BlockState::Absent; (size / BLOCK) as usize]);
         Self { random, file, map, model, stage: Stage::None, has_records: false, step: 0 }
@@ -161,6 +161,12 @@ impl World {
                         self.write(&write)?;
                     }
                 }
+                CheckpointStep::Grow { offset, length } => {
+                    self.write(&FileWrite { offset, bytes: vec![0; length] })?;
+                    if self.random.chance(0.1) {
+                        self.map.stay_small();
+                    }
+                }
                 CheckpointStep::Superblock(write) => {
                     self.file.sync();
                     self.cut()?;
@@ -190,7 +196,13 @@ impl World {
     /// Everything that was changed before becomes durable, whatever else is going on.
     fn flush(&mut self) -> Found {
         let mark = self.map.mark();
-        while !self.map.is_committed(mark) {
+        for turn in 0.. {
+            if self.map.is_committed(mark) {
+                break;
+            }
+            if turn > 10_000 {
+                return Err("a FLUSH does not end".into());
+            }
             self.begin_commit()?;
             self.end_commit()?;
         }
@@ -274,13 +286,13 @@ impl World {
 
     /// Flips a bit somewhere, often where it matters most, and says in which byte.
     fn flip(&mut self, file: &mut CutFile) -> usize {
-        let ring = TINY.ring().0 as usize;
+        let (ring, length) = self.map.geometry.ring();
         let sector = match self.random.below(4) {
             0 => self.random.pick(&[0, 64]) + self.random.below(8) as usize,
             1 if self.model.before.is_some() => {
                 self.model.before.as_ref().unwrap().0.offset as usize / SECTOR
             }
-            1 | 2 => ring / SECTOR + self.random.below(TINY.ring_blocks()) as usize,
+            1 | 2 => (ring as usize + self.random.below(length as u64) as usize) / SECTOR,
             _ => {
                 let used = file.used_sectors();
                 used[self.random.below(used.len() as u64) as usize]
@@ -350,6 +362,8 @@ fn every_planted_bug_is_found() {
         MapBug::LiveSlotOverwritten,
         MapBug::ChangeBesideRecordLost,
         MapBug::DurableEndForgotten,
+        MapBug::GrowthInAnyLap,
+        MapBug::RoomNotLookedAt,
     ] {
         plant(Some(bug));
         let found = (0..400).find_map(|seed| life(seed).err().map(|error| (seed, error)));

@@ -5,8 +5,8 @@ use uuid::Uuid;
 use super::file::CutFile;
 use crate::store::map::open::NewMap;
 use crate::store::map::{
-    BlockState, CheckpointStep, Geometry, LayerIdentity, LayerMap, LayerMapError, Lookup, MapFront,
-    NodeAddress,
+    BlockState, CheckpointStep, FileWrite, Geometry, LayerIdentity, LayerMap, LayerMapError, Lookup,
+    MapFront, NodeAddress,
 };
 
 pub(super) fn identity(size: u64) -> LayerIdentity {
@@ -34,6 +34,9 @@ pub(super) const TINY: Geometry = Geometry {
     inner_levels: 2,
     roots: 2,
 };
+
+/// The same, and the ring grows.
+pub(super) const GROWING: Geometry = Geometry { ring_bytes: 5 * 512, ring_room_bytes: 40 * 512, ..TINY };
 
 pub(super) fn create(size: u64, geometry: Geometry) -> CutFile {
     let mut file = CutFile::default();
@@ -98,6 +101,9 @@ pub(super) fn checkpoint(map: &mut LayerMap, file: &mut CutFile) {
         match map.checkpoint_step() {
             CheckpointStep::Load(node) => load(map, file, node).unwrap(),
             CheckpointStep::Write(writes) => writes.iter().for_each(|write| file.write(write)),
+            CheckpointStep::Grow { offset, length } => {
+                file.write(&FileWrite { offset, bytes: vec![0; length] });
+            }
             CheckpointStep::Superblock(write) => {
                 file.sync();
                 file.write(&write);

@@ -15,7 +15,7 @@ fn run(start: u64, length: u64, state: BlockState) -> Lookup {
 }
 
 /// Fills the journal with records of one block each, until it says that it is full.
-fn fill(map: &mut LayerMap, file: &mut CutFile) -> u64 {
+pub(super) fn fill(map: &mut LayerMap, file: &mut CutFile) -> u64 {
     for records in 0.. {
         load_missing(map, file, records, 1).unwrap();
         let is_data = map.uniform(records, 1) == Some(Some(BlockState::Data));
