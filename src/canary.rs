@@ -124,6 +124,8 @@ mod switch {
         StalePagesTrusted,
         /// A mapped range that has waited is sent without a look at whether the file still has it.
         SizeNotAskedAgain,
+        /// A page that cannot be had while a reply leaves is the end of its connection.
+        FaultIsTheEnd,
         /// Any number of pages that were in the page cache a second ago are sent in one turn without a look.
         TrustUnbounded,
         /// A write of a part of a block that an image does not have yet forgets what is below it.
@@ -132,6 +134,8 @@ mod switch {
         MergeLosesNeighbour,
         /// A block of an image has its state before its data is written.
         StateBeforeWrite,
+        /// Blocks of an image are zeroed while writes to them are under way.
+        ZeroingBesideWrites,
         /// A TRIM of an image brings back what is below it.
         TrimRevealsBase,
         /// The record of a commit is durable before the data that it names.
@@ -182,6 +186,8 @@ mod switch {
         FarewellForgotten,
         /// Waiting for pages changes nothing: what was seen in the page cache is trusted further on.
         FaultsIgnored,
+        /// A shard sleeps without a look at what an application has ended since the turn began.
+        EndedUnseen,
     }
 
     thread_local! {

@@ -53,6 +53,15 @@ impl Device {
         }
     }
 
+    /// Whether what [one read](Self::single_read) of a file has brought is still what a range holds.
+    #[inline(always)]
+    pub(crate) fn still_holds(&self, range: ByteRange, file: FileIndex) -> bool {
+        match &self.kind {
+            Kind::Image(image) => image.still_holds(range, file),
+            _ => true,
+        }
+    }
+
     /// The gate.
     pub(super) fn assert_request(&self, range: ByteRange, writes: bool) {
         assert!(

@@ -2,7 +2,7 @@
 //!
 //! A block that is trimmed says so, and hides what is below it: the base never shows again. The state comes
 //! first. A hole without its state would bring the base back; a state without its hole is only room that is
-//! not given back.
+//! not given back. Blocks are zeroed when no write to them is under way: see `write.rs`.
 
 use super::chain::Chain;
 use super::store::behind;
@@ -91,7 +91,8 @@ impl Chain {
         let blocks = self.store.touched(bytes);
         let head = self.head();
         head.know(blocks, context).await?;
-        let _together = self.store.locks.lock(bytes, RangeMode::Shared).await;
+        let mode = if canary!(ZeroingBesideWrites) { RangeMode::Shared } else { RangeMode::Exclusive };
+        let _alone = self.store.locks.lock(bytes, mode).await;
         if flags.no_hole {
             // Room first: a state that promises it comes when it is there.
             head.data.write_zeroes(bytes, flags, abandon, context).await?;

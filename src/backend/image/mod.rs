@@ -280,6 +280,11 @@ impl ImageDevice {
         self.chain.borrow().single_read(range)
     }
 
+    /// Whether a range is still in the file that it was read from.
+    pub(super) fn still_holds(&self, range: ByteRange, file: FileIndex) -> bool {
+        self.chain.borrow().still_holds(range, file)
+    }
+
     /// Reads a range that was in the page cache into memory in one operation, which may be short.
     pub(super) fn copying(&self, mapped: &MappedRange, lease: Lease) -> Option<Operation> {
         Some(self.chain.borrow().mapped_file(mapped)?.copying(mapped.range(), lease))

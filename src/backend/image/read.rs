@@ -120,6 +120,12 @@ impl Chain {
         self.file(self.whole(range)?)?.single_read(range)
     }
 
+    /// Whether a range is still in the file that [one read](Self::single_read) has read it from; if not, that
+    /// is looked at again as in [`Self::read`].
+    pub(super) fn still_holds(&self, range: ByteRange, file: FileIndex) -> bool {
+        self.single_read(range) == Some(file)
+    }
+
     /// The device whose page cache a range lies in.
     pub(super) fn mapped_file(&self, mapped: &MappedRange) -> Option<&FileDevice> {
         self.layers
@@ -129,9 +135,12 @@ impl Chain {
             .find(|file| file.has_mapped(mapped))
     }
 
-    /// What has become of a range that was in the page cache.
+    /// What has become of a range that was in the page cache. A block that was zeroed meanwhile may have
+    /// bytes of the next write there, which no other read shows yet, or never will when that one fails.
     pub(super) fn standing(&self, mapped: &MappedRange, trust: Option<&mut Trust>, now: u64) -> Standing {
-        self.mapped_file(mapped).map_or(Standing::Gone, |file| file.standing(mapped.range(), trust, now))
+        let source = self.whole(mapped.range());
+        let file = source.and_then(|source| self.file(source)).filter(|file| file.has_mapped(mapped));
+        file.map_or(Standing::Gone, |file| file.standing(mapped.range(), trust, now))
     }
 
     /// See [`FileDevice::distrust_page_cache`].

@@ -190,6 +190,82 @@ fn s1_first_writes_keep_what_is_around_them() {
     image.check();
 }
 
+/// The file had something behind the end, of a larger disk: once the last block is DATA nothing of it is
+/// left, whichever bytes were written.
+#[test]
+fn a_last_block_that_becomes_data_has_zeroes_behind_the_end_of_the_disk() {
+    const SIZE: u64 = 3 * BLOCK + 512;
+    for (number, part) in [range(3 * BLOCK, 512), range(3 * BLOCK + 100, 20), range(BLOCK, 2 * BLOCK + 512)]
+        .into_iter()
+        .enumerate()
+    {
+        let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+        let path = directory.path().join("store");
+        OpenStore::init(&path, MapFiles).unwrap().create_empty(&"vm".parse().unwrap(), SIZE).unwrap();
+        let (store, _) = ImageStore::open(&stored(&path.join("vm")), false, true).unwrap();
+        let layer = std::fs::read_dir(path.join("layers")).unwrap().next().expect("a head").unwrap();
+        let data = File::options().read(true).write(true).open(layer.path().join("data")).unwrap();
+        data.write_all_at(&[9; BLOCK as usize], 3 * BLOCK).unwrap();
+        let context = context();
+        let device = ImageDevice::open(&Arc::new(store), &context).unwrap();
+        let mut image = Tested { context, device, expected: vec![0; SIZE as usize] };
+        image.write(part, 1 + number as u8);
+        image.check();
+        let mut last = vec![9; BLOCK as usize];
+        data.read_exact_at(&mut last, 3 * BLOCK).unwrap();
+        assert_eq!(last[..512], image.expected[3 * BLOCK as usize..]);
+        assert!(last[512..].iter().all(|byte| *byte == 0), "{part:?}");
+    }
+}
+
+/// A write that is under way holds up whoever zeroes its blocks. Otherwise it would bring back, when it ends,
+/// what others had written before the zeroes.
+#[test]
+fn blocks_are_zeroed_when_no_write_to_them_is_under_way() {
+    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let mut image = Tested::overlay(directory.path(), &[1; 64 << 10], 64 << 10);
+    let (part, abandon) = (range(2 * BLOCK, 3 * BLOCK), Abandon::default());
+    {
+        let mut task = Context::from_waker(Waker::noop());
+        let mut write = pin!(image.write_now(part, 7));
+        assert!(write.as_mut().poll(&mut task).is_pending());
+        let mut trim = pin!(image.device.trim(range(3 * BLOCK, BLOCK), &abandon, &image.context));
+        for _ in 0..100 {
+            image.context.ring.submit_and_reap(Wait::No, 8, &mut Vec::new());
+            image.context.collect();
+            assert!(trim.as_mut().poll(&mut task).is_pending(), "it did not wait for the write");
+        }
+        finish(write, &image.context);
+        finish(trim, &image.context).unwrap();
+    }
+    for (part, byte) in [(part, 7), (range(3 * BLOCK, BLOCK), 0)] {
+        image.expected[part.offset() as usize..part.end() as usize].fill(byte);
+    }
+    image.check();
+}
+
+/// A block that was zeroed may have bytes of the next write, which is not over or fails. Whoever has read it
+/// before in one operation, or waits to send it from the page cache, looks again.
+#[test]
+fn what_was_found_in_blocks_does_not_count_when_they_are_zeroed() {
+    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let mut image = Tested::overlay(directory.path(), &[1; 64 << 10], 64 << 10);
+    let part = range(2 * BLOCK, BLOCK);
+    image.write(part, 7);
+    let file = image.device.single_read(part).expect("one layer has it");
+    let mut trust = Trust::default();
+    let found = image.device.read_at_once(part, true, &mut trust, 0);
+    let Some(Some(mapped)) = found else { panic!("it is in the page cache: {found:?}") };
+    assert!(image.device.still_holds(part, file));
+    assert_eq!(image.device.standing(&mapped, None, 0), Standing::There);
+    image.zero(part, true, false);
+    assert!(!image.device.still_holds(part, file));
+    assert_eq!(image.device.standing(&mapped, None, 0), Standing::Gone);
+    image.write(part, 8);
+    assert!(image.device.still_holds(part, file));
+    assert_eq!(image.device.standing(&mapped, None, 0), Standing::There);
+}
+
 /// A device that is closed gives the maps back: the next one has what was answered.
 #[test]
 fn what_was_written_is_there_when_the_device_is_opened_again() {

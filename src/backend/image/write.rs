@@ -1,9 +1,11 @@
 //! Writes of an image: to the head's data, then the state in memory, then the answer.
 //!
 //! A block that the head does not have is written whole. A write of a part of it merges: it reads what is
-//! below, puts its bytes in, and writes the block. A merge has its block alone. Everything else that changes
-//! blocks has them together with others, whatever their state: two writes of one block leave bytes of both,
-//! as on any disk.
+//! below, puts its bytes in, and writes the block. The last block of a disk that ends within it gets zeroes
+//! behind the end, so that it has them whenever the disk becomes larger. A merge has its block alone.
+//! Other writes have their blocks together: two writes of one block leave bytes of both, as on any disk.
+//! Zeroing has its blocks alone. Otherwise a write that ends after it makes a block DATA again, although the
+//! file may have the bytes of another write there, which was zeroed.
 //!
 //! A state changes in one step after the write has ended, so a read never looks for bytes that are not there
 //! yet. A write that failed changes none: what it left in the data is never read.
@@ -56,7 +58,7 @@ impl Chain {
         fua: bool,
         context: &ShardContext,
     ) -> Result<Written, BlockError> {
-        let (blocks, covered) = (self.store.touched(range), self.store.covered(range));
+        let (blocks, covered) = (self.store.touched(range), self.store.written(range));
         let head = self.head();
         let is_data =
             || head.map.borrow().uniform(blocks.start, blocks.length) == Some(Some(BlockState::Data));
@@ -95,7 +97,7 @@ impl Chain {
         let blocks = self.store.touched(range);
         let mode = if canary!(MergeLosesNeighbour) { RangeMode::Shared } else { RangeMode::Exclusive };
         let _alone = self.store.locks.lock(self.store.bytes(blocks), mode).await;
-        let covered = self.store.covered(range);
+        let covered = self.store.written(range);
         let (first, last) = (blocks.start, blocks.end() - 1);
         let inner = self.store.bytes(covered);
         let mut done = 0;
@@ -106,8 +108,6 @@ impl Chain {
             self.merge(front, lease.clone(), 0, context).await?;
         }
         if !covered.is_empty() {
-            let inner = ByteRange::new(inner.offset(), inner.length().min(range.end() - inner.offset()))
-                .expect("within the range");
             self.head().data.write_from(inner, lease.clone(), done as u32, false, context).await?;
             self.set(covered, BlockState::Data, context).await?;
             done += inner.length();

@@ -65,13 +65,14 @@ impl Shard {
     /// all that can happen.
     fn single_ended(&mut self, id: RequestId, event: Event) {
         let Completion { result, operation, .. } = self.ring.collect(event);
-        let Operation::Read { lease, .. } = operation else { unreachable!("it comes back as it went") };
+        let Operation::Read { lease, file, .. } = operation else { unreachable!("it comes back as it went") };
         let record = self.requests.record(id);
         let timing = record.timing.as_ref().expect("it was admitted");
         let (offset, length) = (timing.offset, timing.length);
-        if result != Ok(length as u32) {
-            let peer = Rc::clone(&self.connections[record.connection as usize].peer);
-            let range = ByteRange::new(offset, length).expect("it was one before");
+        let range = ByteRange::new(offset, length).expect("it was one before");
+        let peer = &self.connections[record.connection as usize].peer;
+        if result != Ok(length as u32) || !peer.device.still_holds(range, file) {
+            let peer = Rc::clone(peer);
             let (action, flags) = (Action::Read { in_parts: false }, Default::default());
             let work = Work { action, range, flags, lease: Some(lease) };
             self.jobs.push(ShardJob::Request(id, peer, work));

@@ -391,7 +391,7 @@ impl Outbound {
         let faulted = result == Err(libc::EFAULT);
         let goes_on = match result {
             Ok(sent) => sent > 0,
-            Err(libc::EFAULT) => self.torn != Torn::Alone,
+            Err(libc::EFAULT) => self.torn != Torn::Alone && !canary!(FaultIsTheEnd),
             Err(errno) => matches!(errno, libc::EINTR | libc::EAGAIN | libc::ECANCELED),
         };
         if bytes > 0 {
