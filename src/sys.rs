@@ -220,6 +220,20 @@ impl Doorbell {
     pub(crate) fn listen(&self) {
         self.rung.swap(false, Ordering::AcqRel);
     }
+
+    /// Whether it was rung since the last call, or is within so many seconds; rings again from then on.
+    #[cfg(test)]
+    pub(crate) fn was_rung(&self, seconds: i64) -> bool {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let mut waited = [PollFd::new(&self.counter, PollFlags::IN)];
+        let patience = Timespec { tv_sec: seconds, tv_nsec: 0 };
+        let rung = poll(&mut waited, Some(&patience)).unwrap() > 0;
+        if rung {
+            rustix::io::read(&self.counter, &mut [0; 8][..]).unwrap();
+            self.listen();
+        }
+        rung
+    }
 }
 
 impl AsFd for Doorbell {

@@ -48,7 +48,9 @@ impl Application {
             )?),
             DeviceSource::Blocking(blocking) => {
                 let threads = context.helpers.most_per_key();
-                OnShard::Blocking(BlockingOnShard::new(BlockingQueue::new(blocking, &device.health, threads)))
+                let way = context.outstanding.way();
+                let queue = BlockingQueue::new(blocking, &device.health, way, threads);
+                OnShard::Blocking(BlockingOnShard::new(queue))
             }
         };
         Ok(Self { minimum: facts.block_sizes.minimum, way })

@@ -32,6 +32,7 @@ impl ShardContext {
     /// The doorbell rang: what ended elsewhere goes on, and so do tasks that were woken.
     pub(crate) fn collect(&self) {
         self.helpers.collect();
+        self.outstanding.look();
         self.outstanding.collect();
         self.ready.collect();
     }

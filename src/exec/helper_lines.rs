@@ -14,6 +14,7 @@ pub(crate) struct Lines<Q> {
     lines: HashMap<usize, HelperLine<Q>>,
     /// Files of which a question may be handed out; the first is next.
     turns: VecDeque<usize>,
+    waiting: usize,
     under_way: usize,
     most: usize,
     most_per_file: usize,
@@ -30,7 +31,8 @@ struct HelperLine<Q> {
 impl<Q> Lines<Q> {
     /// At most so many questions are under way, and of one file.
     pub(crate) fn new(most: usize, most_per_file: usize) -> Self {
-        Self { lines: HashMap::new(), turns: VecDeque::new(), under_way: 0, most, most_per_file }
+        let (lines, turns) = (HashMap::new(), VecDeque::new());
+        Self { lines, turns, waiting: 0, under_way: 0, most, most_per_file }
     }
 
     /// A client asks about a file.
@@ -38,6 +40,7 @@ impl<Q> Lines<Q> {
         let fresh = || HelperLine { waiting: ClientTurns::default(), under_way: 0, listed: false };
         let line = self.lines.entry(file).or_insert_with(fresh);
         line.waiting.ask(client, question);
+        self.waiting += 1;
         self.list(file);
     }
 
@@ -64,8 +67,14 @@ impl<Q> Lines<Q> {
         let question = line.waiting.next().expect("what is listed waits");
         line.under_way += 1;
         self.under_way += 1;
+        self.waiting -= 1;
         self.list(file);
         Some((file, question))
+    }
+
+    /// Whether no question waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.waiting == 0
     }
 
     /// Lists a file if a question about it may be handed out.
@@ -103,6 +112,7 @@ mod tests {
             lines.ask(1, 10, question);
         }
         assert_eq!(all(&mut lines), ["hung1", "hung2"]);
+        assert!(!lines.is_empty());
         for _ in 0..100 {
             lines.ask(2, 11, "good");
             assert_eq!(all(&mut lines), ["good"]);
@@ -112,7 +122,7 @@ mod tests {
         assert_eq!(all(&mut lines), ["hung3"]);
         lines.answered(1);
         lines.answered(1);
-        assert!(lines.lines.is_empty() && lines.turns.is_empty() && lines.under_way == 0);
+        assert!(lines.lines.is_empty() && lines.turns.is_empty() && lines.under_way == 0 && lines.is_empty());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 
 use super::caught::{Panicked, caught};
 use super::helper_lines::Lines;
-use super::waker::ring;
+use super::quiet_doorbell::QuietDoorbell;
 use crate::mutex::lock;
 use crate::ring::Ring;
 use crate::sys::Doorbell;
@@ -23,6 +23,8 @@ pub(crate) struct Helpers {
     /// The keys of jobs that ended.
     ended: Receiver<usize>,
     lines: RefCell<Lines<HelperWork>>,
+    /// Rings when a job ends, while others wait for its place.
+    places: Arc<QuietDoorbell>,
     most_per_key: usize,
     /// Without threads jobs run on the shard: see [`Helpers::run`].
     ring: Option<Ring>,
@@ -37,7 +39,8 @@ struct HelperJob {
 }
 
 impl Helpers {
-    /// Starts `threads` threads, which ring `doorbell` when a job ends. They end when this value is dropped.
+    /// Starts `threads` threads, which ring `doorbell` when a job ends that somebody waits for. They end when
+    /// this value is dropped.
     /// At most `per_key` of them are busy with one key.
     ///
     /// # Errors
@@ -51,25 +54,33 @@ impl Helpers {
         let threads = if is_simulated { 0 } else { threads };
         let (jobs, queue) = bounded::<HelperJob>(threads);
         let (end, ended) = bounded(threads);
+        let places = Arc::new(QuietDoorbell::new(doorbell));
         for _ in 0..threads {
-            let (queue, end, doorbell) = (queue.clone(), end.clone(), Arc::clone(doorbell));
-            let work = move || work(&queue, &end, &doorbell);
+            let (queue, end, places) = (queue.clone(), end.clone(), Arc::clone(&places));
+            let work = move || work(&queue, &end, &places);
             std::thread::Builder::new().name("ringnbd-helper".into()).spawn(work)?;
         }
         let lines = RefCell::new(Lines::new(threads, per_key));
-        Ok(Self { jobs, ended, lines, most_per_key: per_key, ring: is_simulated.then(|| ring.clone()) })
+        let ring = is_simulated.then(|| ring.clone());
+        Ok(Self { jobs, ended, lines, places, most_per_key: per_key, ring })
     }
 
     /// The doorbell rang: what waits takes the places of the jobs that ended.
     pub(crate) fn collect(&self) {
-        for key in self.ended.try_iter() {
-            self.lines.borrow_mut().answered(key);
+        let mut lines = self.lines.borrow_mut();
+        self.hand_out(&mut lines);
+        if lines.is_empty() {
+            return self.places.wake();
         }
-        self.hand_out();
+        self.places.sleep();
+        // Of those that have ended meanwhile nobody may have rung.
+        self.hand_out(&mut lines);
     }
 
-    fn hand_out(&self) {
-        let mut lines = self.lines.borrow_mut();
+    fn hand_out(&self, lines: &mut Lines<HelperWork>) {
+        for key in self.ended.try_iter() {
+            lines.answered(key);
+        }
         while let Some((key, work)) = lines.next() {
             let sent = self.jobs.try_send(HelperJob { key, work });
             sent.unwrap_or_else(|_| panic!("no more are under way than the channel holds"));
@@ -92,7 +103,7 @@ impl Helpers {
 
     fn ask(&self, key: usize, client: u32, work: HelperWork) {
         self.lines.borrow_mut().ask(key, client, work);
-        self.hand_out();
+        self.collect();
     }
 
     /// Runs a job on one of the threads. `key` names what it works with, a file for example, and `client`
@@ -136,8 +147,8 @@ impl Helpers {
 }
 
 /// What a thread does. The shard hears of the free place and of the result at once: with the one before the
-/// other, it would wake up twice for each job.
-fn work(queue: &Receiver<HelperJob>, end: &Sender<usize>, doorbell: &Doorbell) {
+/// other, it would wake up twice for each job. Of a free place alone it hears only if somebody waits for it.
+fn work(queue: &Receiver<HelperJob>, end: &Sender<usize>, places: &QuietDoorbell) {
     for HelperJob { key, work } in queue {
         // A job catches its own panics; this one is of something that it owned.
         let waker = caught(work).unwrap_or_default();
@@ -147,10 +158,7 @@ fn work(queue: &Receiver<HelperJob>, end: &Sender<usize>, doorbell: &Doorbell) {
         if let Some(waker) = waker {
             waker.wake();
         }
-        // Unless the shard has looked already. A waker need not ring: its task may have been woken before.
-        if !end.is_empty() {
-            ring(doorbell);
-        }
+        places.announce();
     }
 }
 
@@ -262,6 +270,31 @@ mod tests {
         drop(open);
         shard.run_until(&mut tasks, || hung.get() == 10);
         assert_eq!(tasks.running(), 0);
+    }
+
+    #[test]
+    fn the_end_of_a_job_rings_only_for_those_who_wait_for_its_place() {
+        let shard = shard(1, 1);
+        let (doorbell, helpers) = (&shard.doorbell, &shard.helpers);
+        helpers.hand(1, 1, || ());
+        while helpers.ended.is_empty() {
+            std::thread::yield_now();
+        }
+        let (open, gate) = channel::<()>();
+        let (begin, begun) = channel();
+        helpers.hand(1, 1, move || {
+            begin.send(()).unwrap();
+            let _closed = gate.recv();
+        });
+        // On the same thread: what it did about the first one is done.
+        begun.recv().unwrap();
+        assert!(!doorbell.was_rung(0));
+        let (told, ended) = channel();
+        helpers.hand(1, 1, move || told.send(()).unwrap());
+        drop(open);
+        assert!(doorbell.was_rung(60));
+        helpers.collect();
+        ended.recv().unwrap();
     }
 
     #[test]

@@ -27,7 +27,8 @@ impl BusyPoll {
 
     /// Before sleeping: submits, and looks for work without sleeping. Gives when it began; `None` when it is
     /// switched off.
-    pub(super) fn spin(&self, ring: &Ring) -> Option<Duration> {
+    /// `has_ended` tells of work that does not come from the ring.
+    pub(super) fn spin(&self, ring: &Ring, has_ended: impl Fn() -> bool) -> Option<Duration> {
         if self.longest.is_zero() {
             return None;
         }
@@ -35,7 +36,7 @@ impl BusyPoll {
         if !self.now.is_zero() {
             ring.submit_and_reap(Wait::No, 0, &mut Vec::new());
             let end = begin + self.now;
-            while !ring.has_work() && ring.now() < end {
+            while !ring.has_work() && !has_ended() && ring.now() < end {
                 std::hint::spin_loop();
             }
         }

@@ -12,7 +12,8 @@ const ZEROES: usize = 64 << 10;
 /// easier to write so.
 ///
 /// The verbs run on helper threads of the server's shards, never on a shard itself, and several run at the
-/// same time: two for each shard. A verb that hangs holds up its own device and no other.
+/// same time: two for each shard, of which the second comes when nothing has ended for a moment. A verb that
+/// hangs holds up its own device and no other.
 ///
 /// # What the server guarantees
 ///

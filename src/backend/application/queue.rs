@@ -87,10 +87,13 @@ impl QueueOnShard {
 }
 
 impl Committed for QueueOnShard {
-    fn commit(&self, _helpers: &Helpers) {
+    fn commit(&self, _helpers: &Helpers) -> bool {
         self.uncommitted.set(false);
         self.guarded(|queue| queue.commit());
+        false
     }
+
+    fn hurry(&self, _helpers: &Helpers) {}
 
     fn look(&self) {
         if self.health.has_failed() {

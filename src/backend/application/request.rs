@@ -6,9 +6,8 @@ use std::sync::Arc;
 use crossbeam_channel::Sender;
 
 use crate::block::{BlockError, ByteRange, CommandKind, Extent, IoFlags};
-use crate::exec;
+use crate::exec::QuietDoorbell;
 use crate::ring::Loan;
-use crate::sys::Doorbell;
 
 /// A request that a [`DeviceQueue`](super::DeviceQueue) has been handed, with all it needs.
 ///
@@ -26,6 +25,8 @@ pub struct DeviceRequest {
     pub(in crate::backend) ticket: RequestTicket,
     pub(in crate::backend) way: Arc<Way>,
     pub(in crate::backend) ended: bool,
+    /// Others wait behind it: a thread is going to look for the next one when this has ended.
+    pub(in crate::backend) more_follow: bool,
 }
 
 /// Which of the requests that a shard has outstanding.
@@ -43,6 +44,8 @@ pub(in crate::backend) struct Ended {
     pub(in crate::backend) ticket: RequestTicket,
     pub(in crate::backend) loan: Option<Loan>,
     pub(in crate::backend) result: Result<Vec<Extent>, BlockError>,
+    /// Others were waiting for the same thread.
+    pub(in crate::backend) more_follow: bool,
 }
 
 /// The way back to the shard.
@@ -50,7 +53,7 @@ pub(in crate::backend) struct Ended {
 pub(in crate::backend) struct Way {
     /// Holds no more than are outstanding.
     pub(in crate::backend) sender: Sender<Ended>,
-    pub(in crate::backend) doorbell: Arc<Doorbell>,
+    pub(in crate::backend) doorbell: QuietDoorbell,
 }
 
 impl DeviceRequest {
@@ -117,10 +120,14 @@ impl DeviceRequest {
 
     fn end(&mut self, result: Result<Vec<Extent>, BlockError>) {
         self.ended = true;
-        let ended = Ended { ticket: self.ticket, loan: self.loan.take(), result };
+        let more_follow = self.more_follow;
+        let ended = Ended { ticket: self.ticket, loan: self.loan.take(), result, more_follow };
         // A shard that is gone waits for nothing.
         if self.way.sender.send(ended).is_ok() {
-            exec::ring(&self.way.doorbell);
+            match more_follow {
+                true => self.way.doorbell.announce_one_of_several(),
+                false => self.way.doorbell.announce(),
+            }
         }
     }
 }

@@ -363,6 +363,40 @@ fn a_blocking_device_is_served_and_a_panic_of_it_is_an_error() {
     assert!(is_io_error(client.write_at(0, &[0; 512])), "although that verb does not panic");
 }
 
+/// A quick device has one thread; another one comes when a verb takes its time.
+#[test]
+fn a_verb_that_blocks_does_not_hold_up_the_next_one() {
+    struct InPairs(std::sync::Barrier);
+    impl BlockingDevice for InPairs {
+        fn size(&self) -> u64 {
+            SIZE
+        }
+        fn read(&self, offset: u64, _buffer: &mut [u8]) -> io::Result<()> {
+            if offset > 0 {
+                self.0.wait();
+            }
+            Ok(())
+        }
+        fn write(&self, _offset: u64, _data: &[u8]) -> io::Result<()> {
+            Ok(())
+        }
+        fn flush(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let server = serve(&ApplicationDevice::blocking(InPairs(std::sync::Barrier::new(2))));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            let mut client = client(&server, 0);
+            scope.spawn(move || {
+                for number in 0..200 {
+                    client.read_at(if number % 3 == 0 { 4096 } else { 0 }, &mut [0; 512]).unwrap();
+                }
+            });
+        }
+    });
+}
+
 #[test]
 fn what_is_not_aligned_does_not_reach_a_device_that_wants_it_aligned() {
     let device = ApplicationDevice::blocking(memory(512));

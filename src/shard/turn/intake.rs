@@ -31,7 +31,7 @@ impl Shard {
     /// shards woke.
     pub(crate) fn take_messages(&mut self) {
         if !std::mem::take(&mut self.doorbell_rang) {
-            return;
+            return self.shared.context.outstanding.collect();
         }
         self.doorbell.listen();
         let eventfd = self.doorbell.as_fd().as_raw_fd();

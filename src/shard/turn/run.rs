@@ -4,6 +4,7 @@ use crate::backend::Device;
 use crate::shard::turn::shard::Shard;
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::exec::Tasks;
 use crate::ring::{Event, Wait};
@@ -45,6 +46,18 @@ impl Shard {
             || self.may_retry();
         if busy { Wait::No } else { Wait::Forever }
     }
+
+    /// The same, after spinning; and since when it has nothing to do.
+    fn before_sleep(&mut self) -> (Wait, Option<Duration>) {
+        let wait = self.wait();
+        if wait == Wait::No {
+            return (wait, None);
+        }
+        let context = &self.shared.context;
+        let outstanding = &context.outstanding;
+        let idle_since = self.busy_poll.spin(&self.ring, || outstanding.has_ended());
+        (outstanding.before_sleep(&context.helpers), idle_since)
+    }
 }
 
 /// A shard with its tasks: what a thread runs, or a simulation steps.
@@ -82,8 +95,7 @@ impl<F: Future<Output = ()>> Worker<F> {
         shard.flush();
         shard.receive();
         shard.mark_submitted();
-        let wait = shard.wait();
-        let idle_since = if wait == Wait::Forever { shard.busy_poll.spin(&shard.ring) } else { None };
+        let (wait, idle_since) = shard.before_sleep();
         shard.ring.submit_and_reap(wait, shard.limits.completions_per_turn, &mut self.events);
         if let Some(since) = idle_since {
             shard.busy_poll.waited(shard.ring.now() - since);
