@@ -63,6 +63,8 @@ const STEADY_PAUSE: u64 = 125_000_000;
 
 /// The longest time without a byte either way for a client that waits and reads, in nanoseconds of the world.
 const PATIENCE: u64 = 60_000_000_000;
+/// It has looked so often, too: the catalogue takes its time in steps of the run, of which one may be long.
+const LOOKS: u64 = 4096;
 
 pub(crate) struct Client {
     pub(crate) socket: SocketId,
@@ -163,7 +165,7 @@ impl Client {
             self.ask(context);
         }
         self.send(context);
-        if context.now > self.heard + PATIENCE {
+        if context.now > self.heard + PATIENCE && self.idle > LOOKS {
             let waiting: Vec<_> = self.outstanding.values().take(3).collect();
             return Err(format!("no answer for a minute ({}); it waits for {waiting:?}", self.describe()));
         }

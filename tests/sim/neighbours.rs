@@ -16,7 +16,7 @@ use super::wire::{self, CACHE, FLUSH, FUA, Form, READ, TRIM, WRITE, WRITE_ZEROES
 /// Enough for luck to play no part.
 const WORLDS: u64 = 20;
 /// What one operation takes on average.
-const LATENCY: Duration = Duration::from_micros(50);
+pub(crate) const LATENCY: Duration = Duration::from_micros(50);
 /// The size of the first export, which is a file like the second.
 const LARGE: u64 = 4 << 20;
 const SMALL: u64 = 64 << 10;
@@ -29,9 +29,9 @@ pub(crate) struct Scene {
     pub(crate) world: World,
     pub(crate) shard: SteppedShard,
     exports: Arc<[Arc<Export>]>,
-    files: Vec<FileId>,
+    pub(crate) files: Vec<FileId>,
     plan: Plan,
-    random: Random,
+    pub(crate) random: Random,
     pub(crate) answered: u64,
     /// By export.
     pub(crate) rates: Vec<Arc<ExportLimits>>,
@@ -163,6 +163,21 @@ impl Scene {
             }
             self.step()?;
         }
+    }
+
+    /// So many bytes from the server.
+    pub(crate) fn receive(&mut self, socket: SocketId, count: usize) -> Result<Vec<u8>, String> {
+        let mut bytes = Vec::new();
+        while bytes.len() < count {
+            bytes.extend(self.world.client_receive(socket, count - bytes.len()));
+            if bytes.len() < count {
+                if self.world.client_is_at_end(socket) {
+                    return Err("the connection has ended".into());
+                }
+                self.step()?;
+            }
+        }
+        Ok(bytes)
     }
 
     /// A request of a client that waits for its answer, and how long that took.
@@ -384,7 +399,7 @@ pub(crate) fn burst_after_eviction(seed: u64) -> Result<Report, String> {
     }
 }
 
-fn in_all_worlds(run: fn(u64) -> Result<Report, String>) {
+pub(crate) fn in_all_worlds(run: fn(u64) -> Result<Report, String>) {
     in_worlds(WORLDS, run);
 }
 

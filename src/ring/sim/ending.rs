@@ -60,6 +60,11 @@ impl World {
         file.harden_size(|writer| writer == order);
     }
 
+    /// From now on writes behind the end of a file make it longer, as they do on Linux.
+    pub fn grows(&self, file: FileId) {
+        self.state().files[file.0].grows = true;
+    }
+
     /// Whether data of a file was lost because it could not be written back, since the last power cut. A
     /// server that is started again is not told.
     pub fn has_lost_data(&self, file: FileId) -> bool {

@@ -27,6 +27,9 @@ pub struct Faults {
     pub no_buffers: f64,
     /// A send fails although the peer is there.
     pub cut_send: f64,
+    /// Bytes that a send copies in one go: where a page of them cannot be had, none of them leaves. Linux
+    /// fills a packet, 16 KiB or more; with 1 a send ends anywhere before the page.
+    pub send_unit: usize,
     /// `fallocate` cannot punch holes.
     pub no_punch: bool,
     /// `fallocate` cannot zero ranges.
@@ -50,6 +53,7 @@ impl Faults {
             canceled: 0.0,
             no_buffers: 0.0,
             cut_send: 0.0,
+            send_unit: 1,
             no_punch: false,
             no_zero_range: false,
             submission_entries: 4096,
@@ -76,6 +80,7 @@ impl Faults {
             canceled,
             no_buffers,
             cut_send,
+            send_unit: 1,
             no_punch: random.chance(0.2),
             no_zero_range: random.chance(0.2),
             submission_entries: random.pick(&[1, 2, 5, 32, 4096]),

@@ -1,6 +1,6 @@
 //! Simulated files: what is read now, and what would be found after a power cut.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::block::{ByteRange, Extent};
 use crate::random::Random;
@@ -59,10 +59,14 @@ pub(super) struct SimFile {
     cut: Option<usize>,
     /// When each page was evicted from the page cache; `None` when it is there.
     evicted: Vec<Option<u64>>,
+    /// Pages that the medium does not give back.
+    unreadable: BTreeSet<usize>,
     /// What a read finds.
     content: Vec<u8>,
     /// What a power cut leaves at least.
     durable: Vec<u8>,
+    /// Writes behind its end make it longer. That would be a mistake if it was not expected.
+    pub(super) grows: bool,
     allocation: Vec<Allocation>,
     /// What sectors held since they were last made durable, oldest first.
     pending: BTreeMap<usize, Vec<Version>>,
@@ -96,8 +100,10 @@ impl SimFile {
             new_sizes: Vec::new(),
             cut: None,
             evicted,
+            unreadable: BTreeSet::new(),
             content,
             durable,
+            grows: false,
             allocation,
             pending,
             page_writes,
@@ -153,6 +159,17 @@ impl SimFile {
         self.evicted.get(page).is_some_and(Option::is_none)
     }
 
+    /// The medium fails below a page.
+    pub(super) fn fail(&mut self, page: usize) {
+        self.unreadable.insert(page);
+    }
+
+    /// Whether all of a range can be had: it is in the page cache, or the medium gives it.
+    pub(super) fn is_readable(&self, start: usize, end: usize) -> bool {
+        let mut failed = self.unreadable.range(start / PAGE..end.div_ceil(PAGE));
+        failed.all(|page| self.is_cached(*page))
+    }
+
     /// When a page was evicted.
     pub(super) fn evicted(&self, page: usize) -> u64 {
         self.evicted[page].unwrap_or(0)
@@ -191,6 +208,9 @@ impl SimFile {
     /// Part of a write takes effect.
     pub(super) fn write(&mut self, writer: u64, start: usize, bytes: &[u8], direct: bool) {
         let end = start + bytes.len();
+        if self.grows {
+            self.grow(writer, end);
+        }
         assert!(end <= self.size, "a write beyond the end of the file");
         self.content[start..end].copy_from_slice(bytes);
         self.allocation[start / SECTOR..end.div_ceil(SECTOR)].fill(Allocation::Data);
@@ -339,7 +359,9 @@ impl SimFile {
         let mut offset = range.offset();
         while offset < range.end() {
             let end = ((offset / SECTOR as u64 + 1) * SECTOR as u64).min(range.end());
-            let (hole, zero) = match self.allocation[offset as usize / SECTOR] {
+            // Behind its end there is nothing, as SEEK_DATA says.
+            let allocation = self.allocation.get(offset as usize / SECTOR);
+            let (hole, zero) = match allocation.unwrap_or(&Allocation::Hole) {
                 Allocation::Hole => (true, true),
                 Allocation::Reserved => (false, true),
                 Allocation::Data => (false, false),

@@ -186,6 +186,24 @@ impl World {
         file.bytes(0, file.whole_size()).to_vec()
     }
 
+    /// Whether a file holds exactly this now.
+    pub fn holds(&self, file: FileId, expected: &[u8]) -> bool {
+        let state = self.state();
+        let file = &state.files[file.0];
+        file.bytes(0, file.whole_size()) == expected
+    }
+
+    /// Copies what a file holds now behind an offset. Says how many bytes that are: fewer than asked for at
+    /// its end.
+    pub(crate) fn read(&self, file: FileId, bytes: &mut [u8], offset: u64) -> usize {
+        let state = self.state();
+        let file = &state.files[file.0];
+        let start = file.whole_size().min(offset as usize);
+        let length = bytes.len().min(file.whole_size() - start);
+        bytes[..length].copy_from_slice(file.bytes(start, start + length));
+        length
+    }
+
     /// The allocation of a file, by the descriptor that names it.
     pub(in crate::ring) fn extents(
         &self,

@@ -114,10 +114,11 @@ impl WorldState {
         {
             self.slept_in_vain = true;
         }
-        if self.random.chance(self.faults.io_error) {
+        let start = page * PAGE;
+        if self.random.chance(self.faults.io_error) || !self.files[file].is_readable(start, start + PAGE) {
             return false;
         }
-        self.files[file].cache(page * PAGE, (page + 1) * PAGE);
+        self.files[file].cache(start, start + PAGE);
         true
     }
 
@@ -129,7 +130,8 @@ impl WorldState {
         let end = self.files[file].size().next_multiple_of(PAGE) as u64;
         let pages = range.offset() as usize / PAGE..range.end().div_ceil(PAGE as u64) as usize;
         let all_there = pages.clone().all(|page| self.files[file].is_cached(page));
-        if range.end() > end || (!all_there && self.random.chance(self.faults.io_error)) {
+        let is_readable = self.files[file].is_readable(pages.start * PAGE, pages.end * PAGE);
+        if range.end() > end || !is_readable || (!all_there && self.random.chance(self.faults.io_error)) {
             return self.complete(serial, Err(libc::EFAULT));
         }
         self.files[file].cache(pages.start * PAGE, pages.end * PAGE);
@@ -153,6 +155,11 @@ impl World {
         let mut state = self.state();
         let order = state.next_order();
         state.files[file.0].evict(order, |_| true);
+    }
+
+    /// The medium fails below a page of a file: it can be read for as long as it is in the page cache.
+    pub fn fail_medium(&self, file: FileId, page: usize) {
+        self.state().files[file.0].fail(page);
     }
 
     /// The most pages that a shard has waited for in one turn.

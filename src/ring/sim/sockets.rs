@@ -156,8 +156,8 @@ impl WorldState {
                     let (read, whole) = self.mapped_bytes(ring, *file, offset + skip, offset + skip + take);
                     bytes.extend(read);
                     if !whole {
-                        let kept = self.random.below(bytes.len() as u64 + 1);
-                        bytes.truncate(kept as usize);
+                        let kept = self.random.below(bytes.len() as u64 + 1) as usize;
+                        bytes.truncate(kept / self.faults.send_unit * self.faults.send_unit);
                         return (bytes, true);
                     }
                 }

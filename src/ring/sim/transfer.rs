@@ -39,6 +39,10 @@ impl WorldState {
             return (0, Err(errno));
         }
         let length = if transfer.write { asked } else { asked.min(rest) };
+        let start = transfer.offset as usize;
+        if !transfer.write && length > 0 && !self.files[transfer.file].is_readable(start, start + length) {
+            return (0, Err(libc::EIO));
+        }
         if let Some(errno) = self.large_fault(transfer.write) {
             return (self.random.below(length as u64 + 1) as usize / unit * unit, Err(errno));
         }
