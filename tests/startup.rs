@@ -15,6 +15,8 @@ mod failure;
 mod fd_store;
 #[path = "startup/fleet.rs"]
 mod fleet;
+#[path = "startup/fleet_probe.rs"]
+mod fleet_probe;
 #[path = "startup/handover.rs"]
 mod handover;
 #[path = "startup/handover_gap.rs"]

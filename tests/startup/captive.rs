@@ -93,7 +93,7 @@ fn the_last_client_ends_it() {
     let socket = directory.path().join("s");
     let mut server = serve(&["--shards", "1", "--exit-last", "--unix", socket.to_str().unwrap(), "mem:1M"]);
     let mut server = server.stderr(Stdio::null()).spawn().unwrap();
-    wait_until("it listens", || socket.exists());
+    wait_until("it listens", || UnixStream::connect(&socket).is_ok());
     // Who looks and goes is no client: neither who says nothing, nor who only asks.
     drop(UnixStream::connect(&socket).unwrap());
     let mut looks = Connection::over_unix(UnixStream::connect(&socket).unwrap());
@@ -153,7 +153,7 @@ fn a_call_of_qemu_nbd_serves() {
     wait_until("it has ended", || !socket.exists() && !directory.path().join("p").exists());
     // What is written is thrown away.
     let mut server = start(&["-s"]).stderr(Stdio::null()).spawn().unwrap();
-    wait_until("it listens", || socket.exists());
+    wait_until("it listens", || UnixStream::connect(&socket).is_ok());
     let mut writer = client(&socket);
     writer.write(0, &[1; 512]);
     assert_eq!(writer.read(0, 1024), [[1; 512], [5; 512]].concat());

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use ringnbd::internal::random::Random;
 
+use super::fleet_probe::{self, EXPORT as PROBE, Pins, Table};
 use super::handover::{Line, ended, moved_by, negotiated};
 use super::handover_images::{Ending, run};
 use crate::support::raw::Connection;
@@ -124,6 +125,7 @@ impl Verifier {
 /// The server, its disks, and what it is known to have.
 struct Fleet {
     line: Line,
+    pins: Pins,
     house: tempfile::TempDir,
     /// Processes that were taken over.
     earlier: Vec<Child>,
@@ -146,6 +148,7 @@ impl Fleet {
             std::fs::File::create(path(disk)).unwrap().set_len(64 * MIB).unwrap();
         }
         std::fs::write(path("base"), vec![9; 32 << 20]).unwrap();
+        std::fs::write(path(PROBE), vec![1; 1 << 20]).unwrap();
         let store = path("store").display().to_string();
         std::fs::write(path("golden"), vec![7; 32 << 20]).unwrap();
         run(&["store", "init", &store]);
@@ -162,20 +165,16 @@ impl Fleet {
         let configuration = path("fleet.toml");
         std::fs::write(&configuration, configured(&house, 0)).unwrap();
         let tls = house.path().display().to_string();
-        let line = Line::start(&[
-            "--config",
-            &configuration.display().to_string(),
-            "--tcp",
-            "127.0.0.1:0",
-            "--tls",
-            &tls,
-            "--tls-mode",
-            "selective",
-        ]);
+        let configuration = configuration.display().to_string();
+        let arguments = ["--config", &configuration, "--tcp", "127.0.0.1:0"];
+        let arguments = [&arguments[..], &["--tls", &tls, "--tls-mode", "selective"]].concat();
+        let pins = Pins::of_environment();
+        let line = pins.starting(|| Line::start(&arguments));
         let sizes = BTreeMap::from([("raw", 64 * MIB), ("vm1", 32 * MIB), ("over", 32 * MIB)]);
         let (random, snapshots, marks) = (Random::new(seed), Vec::new(), BTreeMap::new());
         let mut fleet = Self {
             line,
+            pins,
             house,
             earlier: Vec::new(),
             random,
@@ -320,7 +319,8 @@ impl Fleet {
 
     fn hand_over(&mut self) {
         self.line.shards = self.random.between(1, 3) as usize;
-        let before = self.line.succeed();
+        let Self { line, pins, .. } = self;
+        let before = pins.starting(|| line.succeed());
         self.earlier.push(before);
     }
 
@@ -360,12 +360,14 @@ fn configured(house: &tempfile::TempDir, number: usize) -> String {
         "[[export]]\nname = \"raw\"\nuri = \"file:{}\"\ndescription = \"{number}\"\n{rates}\
          [[export]]\nname = \"secure\"\nuri = \"file:{}\"\ntls = \"required\"\n\
          [[export]]\nname = \"over\"\nuri = \"overlay:{}?base={}\"\n\
-         [[export]]\nuri = \"store:{}\"\n",
+         [[export]]\nuri = \"store:{}\"\n\
+         [[export]]\nname = \"{PROBE}\"\nuri = \"file:{}\"\n",
         path("raw"),
         path("secure"),
         path("over.d"),
         path("base"),
         path("store"),
+        path(PROBE),
     );
     if number % 3 == 1 {
         text += "[[export]]\nname = \"more\"\nuri = \"null:1M\"\n";
@@ -389,21 +391,26 @@ fn print(pauses: &mut BTreeMap<Change, Vec<Duration>>) {
     }
 }
 
-/// Makes changes in an order that is drawn; gives the time of the slowest request beside each.
+/// Makes changes in an order that is drawn; gives the time of the slowest request beside each, and what the probe saw.
 fn live(
     fleet: &mut Fleet,
     steps: usize,
-    seen: &[Seen],
+    (seen, probe): (&[Seen], &fleet_probe::Seen),
     all_go_on: &dyn Fn(),
-) -> BTreeMap<Change, Vec<Duration>> {
+) -> (BTreeMap<Change, Vec<Duration>>, Table<Change>) {
     let (mut pauses, mut round): (BTreeMap<_, Vec<_>>, Vec<Change>) = Default::default();
+    let mut table = Table::default();
     for _ in 0..steps {
         if round.is_empty() {
             round = ROUND.to_vec();
         }
         let change = round.swap_remove(fleet.random.below(round.len() as u64) as usize);
         seen.iter().for_each(|seen| seen.longest_ns.store(0, Ordering::Relaxed));
-        fleet.change(change);
+        let reads = probe.beside(all_go_on, || match change {
+            Change::Nothing => probe.nothing(all_go_on),
+            change => fleet.change(change),
+        });
+        table.note(change, reads);
         // Whatever began beside it has ended.
         let before: Vec<_> = seen.iter().map(|seen| seen.requests.load(Ordering::Relaxed)).collect();
         wait_until("all clients to go on", || {
@@ -413,7 +420,7 @@ fn live(
         let longest = seen.iter().map(|seen| seen.longest_ns.load(Ordering::Relaxed)).max();
         pauses.entry(change).or_default().push(Duration::from_nanos(longest.expect("there are clients")));
     }
-    pauses
+    (pauses, table)
 }
 
 /// The same changes over and over, but for those that leave something: nothing is kept of them.
@@ -496,7 +503,7 @@ fn changes_in_any_order_go_unnoticed() {
     let mut verifiers: Vec<_> =
         with_seed.map(|((client, of), seed)| Verifier::new(client, of, seed)).collect();
     let seen: Vec<_> = verifiers.iter().map(|_| Seen::default()).collect();
-    let is_over = AtomicBool::new(false);
+    let (is_over, probe) = (AtomicBool::new(false), fleet_probe::Seen::default());
     std::thread::scope(|scope| {
         let is_over = &is_over;
         let _ends_them = Ending(is_over);
@@ -504,8 +511,15 @@ fn changes_in_any_order_go_unnoticed() {
         let threads: Vec<_> =
             all.map(|(verifier, seen)| scope.spawn(move || verifier.verify(seen, is_over))).collect();
         let all_go_on = || assert!(!threads.iter().any(|thread| thread.is_finished()), "a client has ended");
-        let mut pauses = live(&mut fleet, steps, &seen, &all_go_on);
+        let client = fleet.line.over_unix(PROBE);
+        let (mut pauses, mut table) = probe.during(client, |probe_goes_on| {
+            live(&mut fleet, steps, (&seen, &probe), &|| {
+                all_go_on();
+                probe_goes_on();
+            })
+        });
         print(&mut pauses);
+        table.print();
         nothing_is_kept(&mut fleet);
         all_go_on();
         is_over.store(true, Ordering::Relaxed);

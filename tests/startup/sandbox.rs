@@ -94,6 +94,7 @@ fn off_is_off() {
 #[cfg(target_arch = "x86_64")]
 mod inside {
     use super::*;
+    use crate::handover_images::house;
     use crate::tracer::Outcome::{self, Errno, Killed, Success};
     use crate::tracer::Thread;
 
@@ -190,6 +191,59 @@ mod inside {
         assert_eq!(remove("ringnbd-helper", elsewhere.path()), Errno(libc::EACCES));
         assert_eq!(remove("ringnbd", elsewhere.path()), Errno(libc::EACCES));
         assert_eq!(remove("ringnbd", &beside), Success(0));
+    }
+
+    /// With stores, seccomp lets files be made: only Landlock says where, by thread.
+    #[test]
+    fn only_the_threads_of_a_store_reach_it_and_nothing_else() {
+        let house = house();
+        let (store, beside) = (house.path().join("store"), house.path().join("base"));
+        std::os::unix::fs::symlink(&beside, store.join("leads-out")).unwrap();
+        let server = Options::new().export(format!("store:{}", store.display())).start();
+        if part(&server, "landlock").starts_with("no") {
+            return;
+        }
+        let mut client = Connection::attach(&server, "vm1", Mode::Structured);
+        exercise(&mut client);
+        let mut theirs = BTreeMap::new();
+        for (name, id) in one_of_each(server.pid()) {
+            if name.starts_with("iou-") {
+                continue; // the kernel's own: it makes no system calls
+            }
+            let mut thread = Thread::stop(server.pid(), id);
+            let make = libc::O_CREAT | libc::O_EXCL | libc::O_WRONLY;
+            let made = open(&mut thread, &store.join(format!("made-by-{id}")), make);
+            let looked = open(&mut thread, &store.join("lock"), libc::O_RDONLY);
+            assert_eq!(
+                matches!(made, Success(_)),
+                matches!(looked, Success(_)),
+                "{name}: {made:?}, {looked:?}"
+            );
+            assert!(matches!(made, Success(_) | Errno(libc::EACCES)), "{name}: {made:?}");
+            theirs.insert(name.clone(), matches!(made, Success(_)));
+            for (path, flags) in [
+                (house.path().join(format!("made-by-{id}")), make),
+                (beside.clone(), libc::O_RDONLY),
+                (beside.clone(), libc::O_RDWR),
+                // Names that lead out of the store again.
+                (store.join("../base"), libc::O_RDONLY),
+                (store.join("leads-out"), libc::O_RDWR),
+                ("/etc/passwd".into(), libc::O_RDONLY),
+            ] {
+                assert_eq!(
+                    open(&mut thread, &path, flags),
+                    Errno(libc::EACCES),
+                    "{name}: {path:?} {flags:#x}"
+                );
+            }
+        }
+        let may = |wanted| theirs.iter().filter(move |(_, may)| **may == wanted).map(|(name, _)| &**name);
+        assert_eq!(may(true).collect::<Vec<_>>(), ["store"]);
+        assert!(
+            ["ringnbd", "shard-0"].iter().all(|name| may(false).any(|other| other == *name)),
+            "{theirs:?}"
+        );
+        exercise(&mut client);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The page on fleets of microVMs: every command of it is run, around a guest that boots from a clone and writes while snapshots of it
 //! are taken.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -36,15 +37,15 @@ mkdir /data
 stty -F /dev/ttyS1 raw -echo
 exec 3<>/dev/ttyS1
 write file ''
-(while :; do dd if=/dev/urandom of=/busy bs=16k count=16 conv=fsync 2>/dev/null; done) &
-busy=$!
+# Ended by a file, because what it runs would outlive it if it were killed, and hold the disk.
+(until [ -e /dev/enough ]; do dd if=/dev/urandom of=/busy bs=16k count=16 conv=fsync 2>/dev/null; done) &
 echo first >&3
 read go <&3
 write more .more
 echo second >&3
 read go <&3
-kill $busy
-wait $busy
+touch /dev/enough
+wait
 echo guest: written
 end
 ";
@@ -53,42 +54,68 @@ end
 struct House {
     disks: TempDir,
     run: TempDir,
+    /// How QEMU reaches `vm1`.
+    blockdev: String,
 }
 
 impl House {
-    fn new() -> Self {
+    fn new(page: &[String]) -> Self {
         // The path of a socket is short.
         let run = tempfile::Builder::new().prefix("ringnbd").tempdir().unwrap();
-        Self { disks: disk_dir(), run }
+        Self { disks: disk_dir(), run, blockdev: blockdev_of(page) }
     }
 
     fn path(&self, name: &str) -> PathBuf {
         self.disks.path().join(name)
     }
 
-    /// A command of the page, with its paths in here.
-    fn command(&self, line: &str) -> Command {
+    fn run_path(&self, name: &str) -> PathBuf {
+        self.run.path().join(name)
+    }
+
+    /// Text of the page, with its paths in here.
+    fn text(&self, line: &str) -> String {
         let (disks, run) = (self.disks.path().to_str().unwrap(), self.run.path().to_str().unwrap());
-        let line = line.replace("/srv/", &format!("{disks}/")).replace("/run/ringnbd/", &format!("{run}/"));
-        let words: Vec<&str> = line.split_whitespace().map(|word| word.trim_matches('\'')).collect();
-        let mut command = match words[0] {
-            "ringnbd" => Command::new(env!("CARGO_BIN_EXE_ringnbd")),
-            tool => peers::command(tool).expect("the guest's peers are here"),
-        };
-        command.args(&words[1..]).current_dir(self.disks.path());
+        line.replace("/srv/", &format!("{disks}/")).replace("/run/ringnbd/", &format!("{run}/"))
+    }
+
+    /// A command of the page, given to a shell as it stands.
+    fn command(&self, line: &str) -> Command {
+        let program = Path::new(env!("CARGO_BIN_EXE_ringnbd")).parent().unwrap().to_owned();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let places = [program, peers::home().join("bin")].into_iter().chain(std::env::split_paths(&path));
+        let mut command = Command::new("sh");
+        command.env("PATH", std::env::join_paths(places).unwrap());
+        command.args(["-c", &format!("exec {}", self.text(line))]).current_dir(self.disks.path());
         command
     }
 
-    fn blockdev(&self, export: &str) -> String {
-        let socket = self.run.path().join("vms.sock");
-        format!("driver=nbd,server.type=unix,server.path={},export={export},discard=unmap", socket.display())
-    }
-
+    /// A guest on an image, which its QEMU reaches as the page says for `vm1`.
     fn guest(&self, export: &str) -> Guest {
+        let disk = self.text(&self.blockdev).replace("export=vm1", &format!("export={export}"));
         Guest::new(super::SWITCH_ROOT)
             .modules(&["virtio_pci", "virtio_blk", "crc32c_generic", "ext4"])
-            .disk(&self.blockdev(export))
+            .disk(&disk)
     }
+
+    fn run(&self, line: &str) -> String {
+        peers::run(&mut self.command(line)).ok()
+    }
+
+    /// All bytes of an image or a snapshot, as a file.
+    fn exported(&self, node: &str) -> PathBuf {
+        self.run(&format!("ringnbd image export {node} check.raw --force"));
+        self.path("check.raw")
+    }
+}
+
+/// What follows `-blockdev` in the page's command of QEMU, but for the name of the node, which is the guest's.
+fn blockdev_of(page: &[String]) -> String {
+    let line = page.iter().find(|line| line.starts_with("qemu-system-x86_64")).expect("a guest is started");
+    let (_, rest) = line.split_once("-blockdev ").expect("it has a disk");
+    let disk = rest.split_whitespace().next().unwrap();
+    assert!(disk.contains("node-name=d,") && line.contains("-device virtio-blk-pci,drive=d "), "{line}");
+    disk.replace("node-name=d,", "")
 }
 
 /// A server, as long as this is there.
@@ -148,28 +175,37 @@ impl Page {
             if line.starts_with(end) {
                 return Some(line);
             }
-            peers::run(&mut house.command(&line)).ok();
+            house.run(&line);
         }
         assert!(end.is_empty(), "{PAGE} has no more {end}");
         None
     }
 }
 
+/// Names of the images of the page's store.
+fn images(house: &House) -> BTreeSet<String> {
+    let listed: serde_json::Value =
+        serde_json::from_str(&house.run("ringnbd image ls /srv/store --json")).unwrap();
+    let images = listed["nodes"].as_array().unwrap().iter().filter(|node| node["kind"] == "image");
+    images.map(|image| image["name"].as_str().unwrap().to_owned()).collect()
+}
+
 #[test]
 fn the_page_on_fleets_works_with_real_guests() {
     let Some(golden) = super::root_image(INIT) else { return };
-    let house = House::new();
-    std::fs::rename(&golden.path, house.path("golden.raw")).unwrap();
     let document = Document::read_page(PAGE);
     let lines: Vec<String> =
         document.of("").flat_map(|block| command_lines(&block.text)).map(String::from).collect();
+    let house = House::new(&lines);
+    std::fs::rename(&golden.path, house.path("golden.raw")).unwrap();
     let mut page = Page(lines.into_iter());
 
     let start = page.run_until(&house, "ringnbd serve").unwrap();
-    let socket = house.run.path().join("vms.sock");
-    let server = serve(house.command(&start), &socket);
+    let fifty = (1..=50).map(|number| format!("vm{number}"));
+    assert_eq!(images(&house), fifty.chain(["golden".to_owned()]).collect());
+    let server = serve(house.command(&start), &house.run_path("vms.sock"));
     page.run_until(&house, "qemu-system-x86_64");
-    let line = house.run.path().join("line");
+    let line = house.run_path("line");
     let guest = house.guest("vm1").control(&line);
     std::thread::scope(|scope| {
         let guest = scope.spawn(|| guest.run());
@@ -180,13 +216,13 @@ fn the_page_on_fleets_works_with_real_guests() {
         verify(&house, "vm1-copy", 1);
         wire.go_on();
         wire.expect("second");
-        peers::run(&mut house.command(&tuesday)).ok();
+        house.run(&tuesday);
         let export = page.run_until(&house, "ringnbd image export").unwrap();
         wire.go_on();
         let console = guest.join().unwrap().expect("it has begun").ok();
         assert!(console.contains("guest: written") && !console.contains("FAILED"), "{console}");
         drop(server);
-        peers::run(&mut house.command(&export)).ok();
+        house.run(&export);
         let rollback = page.run_until(&house, "ringnbd image rollback").unwrap();
         finish(&house, &mut page, &rollback);
     });
@@ -194,32 +230,36 @@ fn the_page_on_fleets_works_with_real_guests() {
 
 /// Everything that the page made boots, and its file systems are clean.
 fn finish(house: &House, page: &mut Page, rollback: &str) {
-    let store = house.path("store");
-    let server = |store: &Path| {
-        let line =
-            format!("ringnbd serve store:{} --unix {}/vms.sock", store.display(), house.run.path().display());
-        serve(house.command(&line), &house.run.path().join("vms.sock"))
+    let server = |store: &str| {
+        let line = format!("ringnbd serve store:{store} --unix /run/ringnbd/vms.sock");
+        serve(house.command(&line), &house.run_path("vms.sock"))
     };
-    let tuesday = |store: &str| format!("ringnbd image clone {store}@tuesday {store}-tuesday");
-    peers::run(&mut house.command(&tuesday("/srv/store/vm1"))).ok();
-    peers::run(&mut house.command(&tuesday("/srv/restored/vm1"))).ok();
-    let first = server(&store);
+    let equal = |node: &str, file: &Path| {
+        assert!(std::fs::read(house.exported(node)).unwrap() == std::fs::read(file).unwrap(), "{node}");
+    };
+    // What a tool of others copied, and what was restored of deltas, are the snapshots, byte for byte.
+    equal("/srv/store/vm1@monday", &house.path("monday.raw"));
+    std::fs::rename(house.exported("/srv/store/vm1@tuesday"), house.path("tuesday.raw")).unwrap();
+    equal("/srv/restored/vm1@tuesday", &house.path("tuesday.raw"));
+    for store in ["/srv/store", "/srv/restored"] {
+        house.run(&format!("ringnbd image clone {store}/vm1@tuesday {store}/vm1-tuesday"));
+    }
+    let first = server("/srv/store");
     verify(house, "vm1", 2);
     verify(house, "vm1-tuesday", 2);
     drop(first);
-    let restored = server(&house.path("restored"));
+    let restored = server("/srv/restored");
     verify(house, "vm1-tuesday", 2);
     drop(restored);
-    peers::run(&mut house.command(rollback)).ok();
+    house.run(rollback);
     page.run_until(house, "");
-    let rolled_back = server(&store);
+    let rolled_back = server("/srv/store");
     verify(house, "vm1", 1);
     drop(rolled_back);
     for image in
         ["/srv/store/vm1", "/srv/store/vm1-tuesday", "/srv/store/vm1-copy", "/srv/restored/vm1-tuesday"]
     {
-        peers::run(&mut house.command(&format!("ringnbd image export {image} check.raw --force"))).ok();
-        peers::system("fsck.ext4", &["-fn", house.path("check.raw").to_str().unwrap()]);
+        peers::system("fsck.ext4", &["-fn", house.exported(image).to_str().unwrap()]);
     }
     // The journal of a disk that was cut off is replayed first, as its next boot would do it.
     let monday =
