@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::FileExt;
 use std::process::Command;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
 use super::block_log::{self, Entry, Fate};
@@ -32,6 +32,8 @@ const SIZE: u64 = MIB;
 const FILE_SYSTEM: u64 = 96 * MIB;
 /// Requests between two marks.
 const BETWEEN_MARKS: usize = 60;
+/// Requests until the next mark at most. A log that is full misses what comes after, and a mark may take as long as a snapshot.
+const MOST_BETWEEN_MARKS: usize = 600;
 /// Sectors of a slot; every second slot is written with FUA only, because the log puts such writes before older ones without.
 const SLOT: u64 = 16;
 
@@ -54,11 +56,39 @@ struct Mark {
     is_taken: bool,
 }
 
-/// A client that writes and flushes without a pause.
+/// How many requests clients may still send until the next mark; `None` when they are to end.
+struct Allowance {
+    left: Mutex<Option<usize>>,
+    changed: Condvar,
+}
+
+impl Allowance {
+    fn new() -> Self {
+        Self { left: Mutex::new(Some(MOST_BETWEEN_MARKS)), changed: Condvar::new() }
+    }
+
+    /// Takes one. Who has `nothing_else` to do waits for it, until the end.
+    fn take(&self, nothing_else: bool) -> bool {
+        let mut left = self.left.lock().expect("all is well");
+        while nothing_else && *left == Some(0) {
+            left = self.changed.wait(left).expect("all is well");
+        }
+        let is_there = left.is_some_and(|left| left > 0);
+        *left = left.map(|left| left.saturating_sub(1));
+        is_there
+    }
+
+    fn set(&self, left: Option<usize>) {
+        *self.left.lock().expect("all is well") = left;
+        self.changed.notify_all();
+    }
+}
+
+/// A client that writes and flushes without a pause, as far as it is allowed.
 struct Writer<'a> {
     seed: u64,
     history: &'a Mutex<History>,
-    stop: &'a AtomicBool,
+    allowance: &'a Allowance,
 }
 
 impl Writer<'_> {
@@ -67,7 +97,7 @@ impl Writer<'_> {
         let (mut cookie, mut replies) = (0, Vec::new());
         loop {
             let mut bytes = Vec::new();
-            while in_flight.len() < 8 && !self.stop.load(Ordering::Relaxed) {
+            while in_flight.len() < 8 && self.allowance.take(in_flight.is_empty()) {
                 cookie += 1;
                 // One FLUSH at a time: the log cannot tell which of two covers what.
                 let may_flush = in_flight.values().all(|(number, _)| number.is_some());
@@ -122,7 +152,7 @@ impl Writer<'_> {
 
 /// Lets clients write in the guest, puts marks in between, and returns when each of them was. `None` when there is no guest.
 fn write_and_mark(seed: u64, histories: &[Mutex<History>], guest: Guest, line: Line) -> Option<Vec<Mark>> {
-    let (over, stop) = (AtomicBool::new(false), AtomicBool::new(false));
+    let (over, allowance) = (AtomicBool::new(false), Allowance::new());
     std::thread::scope(|scope| {
         let over = &over;
         let console = scope.spawn(move || {
@@ -131,7 +161,7 @@ fn write_and_mark(seed: u64, histories: &[Mutex<History>], guest: Guest, line: L
             finished
         });
         let machine = Machine::wait(line, || over.load(Ordering::Relaxed));
-        let marked = machine.map(|mut machine| mark_under_load(seed, histories, &mut machine, &stop));
+        let marked = machine.map(|mut machine| mark_under_load(seed, histories, &mut machine, &allowance));
         let console = console.join().expect("qemu ends")?.ok();
         let said = console.contains("guest: done") && !console.contains("FAILED");
         assert!(said && marked.is_some(), "the guest failed: {console}");
@@ -143,7 +173,7 @@ fn mark_under_load(
     seed: u64,
     histories: &[Mutex<History>],
     machine: &mut Machine,
-    stop: &AtomicBool,
+    allowance: &Allowance,
 ) -> Vec<Mark> {
     let attach = |(index, name): (usize, &&str)| {
         let mut client = machine.connect();
@@ -158,10 +188,10 @@ fn mark_under_load(
     let answered =
         || -> usize { histories.iter().map(|of| of.lock().expect("all is well").answered()).sum() };
     std::thread::scope(|scope| {
-        let _stop = StopWhenDropped(stop);
+        let _stop = StopWhenDropped(allowance);
         let mut writers = Vec::new();
         for (index, client) in clients.into_iter().enumerate() {
-            let writer = Writer { seed, history: &histories[index], stop };
+            let writer = Writer { seed, history: &histories[index], allowance };
             writers.push(scope.spawn(move || writer.write(client, Dice::new(seed + index as u64))));
         }
         let mut made = Vec::new();
@@ -171,7 +201,7 @@ fn mark_under_load(
                 wait_until("some more answers", || answered() >= goal);
             } else {
                 // The last mark comes when all is quiet.
-                stop.store(true, Ordering::Relaxed);
+                allowance.set(None);
                 writers.drain(..).for_each(|writer| writer.join().expect("a writer"));
             }
             let before = now();
@@ -179,16 +209,19 @@ fn mark_under_load(
             let after = now();
             let moments = std::array::from_fn(|index| (before[index], after[index]));
             made.push(Mark { moments, is_taken });
+            if label < marks() {
+                allowance.set(Some(MOST_BETWEEN_MARKS));
+            }
         }
         made
     })
 }
 
-struct StopWhenDropped<'a>(&'a AtomicBool);
+struct StopWhenDropped<'a>(&'a Allowance);
 
 impl Drop for StopWhenDropped<'_> {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.set(None);
     }
 }
 
@@ -218,10 +251,10 @@ fn replay(
             cuts += 1;
         }
         if is_last {
-            break;
+            return cuts;
         }
     }
-    cuts
+    panic!("the last mark is missing in a log of {} entries", entries.len());
 }
 
 /// A file system after a power cut, mounted, so that its journal is replayed.
