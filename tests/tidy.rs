@@ -168,7 +168,7 @@ fn unsafe_stands_in_two_places_only_and_says_why() {
     let mut complaints = String::new();
     for (source, findings) in findings() {
         let lines: Vec<&str> = source.text.lines().collect();
-        for line in findings.unsafes {
+        for &line in &findings.unsafes {
             if !MAY_BE_UNSAFE.contains(&source.module.as_str()) {
                 writeln!(complaints, "src/{}:{line}: unsafe", source.path.display()).unwrap();
             }
@@ -203,7 +203,7 @@ fn files_and_functions_can_be_read_in_one_go() {
             writeln!(complaints, "src/{}: {code} lines, at most {FILE_LINES}", source.path.display())
                 .unwrap();
         }
-        for (name, line, length) in findings.functions {
+        for &(ref name, line, length) in &findings.functions {
             if length > FUNCTION_LINES {
                 writeln!(
                     complaints,
@@ -246,7 +246,7 @@ fn comments_keep_to_the_columns_of_code() {
 fn nothing_unfinished_is_left_behind() {
     let mut complaints = String::new();
     for (source, findings) in findings() {
-        for (name, line) in findings.macros {
+        for (name, line) in &findings.macros {
             if ["todo", "dbg", "unimplemented"].contains(&name.as_str()) {
                 writeln!(complaints, "src/{}:{line}: {name}!", source.path.display()).unwrap();
             }

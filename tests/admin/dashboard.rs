@@ -28,6 +28,8 @@ fn load(mut client: Connection, stop: &AtomicBool) {
         client.write(block % 256 * 4096, &[1; 4096]);
         client.read(block % 256 * 4096, 4096);
         block += 1;
+        // A page has something to show, and the browser the processors.
+        std::thread::sleep(Duration::from_millis(1));
     }
     client.disconnect();
 }
@@ -146,10 +148,28 @@ impl OpenBrowser {
         Self { child, port: port.expect("it tells its port") }
     }
 
+    /// The pages, as JSON. A browser keeps the connection whatever it is told, so nobody waits for its end.
+    fn list(&self) -> std::io::Result<Vec<u8>> {
+        use std::io::{BufRead, BufReader, Read, Write};
+        let mut stream = crate::http::Address::Tcp(([127, 0, 0, 1], self.port).into()).connect();
+        stream.write_all(b"GET /json/list HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+        let mut stream = BufReader::new(stream);
+        let (mut line, mut length) = (String::from("the first"), 0);
+        while !line.trim().is_empty() {
+            line.clear();
+            stream.read_line(&mut line)?;
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().expect("a length");
+            }
+        }
+        let mut list = vec![0; length];
+        stream.read_exact(&mut list)?;
+        Ok(list)
+    }
+
     /// The page's number and title.
     fn page(&self) -> Option<(String, String)> {
-        let list = crate::http::Address::Tcp(([127, 0, 0, 1], self.port).into()).get("/json/list");
-        let list: serde_json::Value = serde_json::from_str(list.body.trim()).ok()?;
+        let list: serde_json::Value = serde_json::from_slice(&self.list().ok()?).ok()?;
         let page = list.as_array()?.iter().find(|of| of["type"] == "page")?.clone();
         Some((page["id"].as_str()?.to_owned(), page["title"].as_str()?.to_owned()))
     }

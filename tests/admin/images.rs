@@ -132,3 +132,31 @@ fn snapshots_and_their_pauses_are_counted() {
     wait_until("the snapshot is shown", || only(&subject, "/api/v1/images")["snapshots"] == 5);
     assert_eq!(node(&subject, "vm1@a")["kind"], "snapshot");
 }
+
+#[test]
+fn what_an_image_writes_and_takes_is_counted() {
+    let (_directory, store) = store(&["vm1", "vm2"]);
+    let subject = Subject::start(Options::new().export(format!("store:{}", store.display())));
+    let mut client = Connection::attach(&subject.server, "vm1", Mode::Simple);
+    let metric = |name: &str| {
+        let body = subject.admin.get("/metrics").body;
+        let start = format!("ringnbd_image_{name}{{export=\"vm1\"}} ");
+        let line = body.lines().find_map(|line| line.strip_prefix(&start));
+        line.unwrap_or_else(|| panic!("no {start}: {body}")).parse::<u64>().unwrap()
+    };
+    let counts = || [metric("first_writes_total"), metric("journal_bytes_total")];
+    let taken = || [metric("layers"), metric("used_bytes"), metric("below_bytes")];
+    // Nothing was written to it: it stands on the layer of the golden image, which others share.
+    assert_eq!((counts(), taken()), ([0, 0], [2, 0, 1 << 20]));
+    // Three blocks, and a part of one; a record of its journal takes a block.
+    client.write(0, &[1; 3 * 4096]);
+    client.write(64 << 10, &[1; 512]);
+    assert_eq!(counts(), [4, 0]);
+    client.flush();
+    assert_eq!((counts(), taken()), ([4, 4096], [2, 4 * 4096, 1 << 20]));
+    // What it has itself is written in place.
+    client.write(4096, &[2; 4096]);
+    client.flush();
+    assert_eq!((counts(), taken()), ([4, 4096], [2, 4 * 4096, 1 << 20]));
+    client.disconnect();
+}

@@ -1,6 +1,7 @@
 //! The sources, parsed: what each file imports, and what it does that the style has rules for.
 
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 
 use proc_macro2::Span;
 use syn::spanned::Spanned;
@@ -140,15 +141,17 @@ pub(crate) fn production() -> Vec<Source> {
     sources().into_iter().filter(|source| !is_test(source)).collect()
 }
 
-pub(crate) fn findings() -> Vec<(Source, Findings)> {
-    production()
-        .into_iter()
-        .map(|source| {
+/// Of all of them, which are read once for all tests.
+pub(crate) fn findings() -> &'static [(Source, Findings)] {
+    static FINDINGS: LazyLock<Vec<(Source, Findings)>> = LazyLock::new(|| {
+        let looked_at = |source: Source| {
             let file = syn::parse_file(&source.text)
                 .unwrap_or_else(|error| panic!("{}: {error}", source.path.display()));
             let mut findings = Findings::default();
             findings.visit_file(&file);
             (source, findings)
-        })
-        .collect()
+        };
+        production().into_iter().map(looked_at).collect()
+    });
+    &FINDINGS
 }
