@@ -19,6 +19,8 @@ mod document;
 mod fleet;
 #[path = "vm/guest.rs"]
 mod guest;
+#[path = "vm/handover.rs"]
+mod handover;
 #[path = "vm/netlink.rs"]
 mod netlink;
 #[path = "vm/restart.rs"]

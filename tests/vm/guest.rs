@@ -110,7 +110,7 @@ impl Guest {
     pub(crate) fn run(self) -> Option<Finished> {
         let root = peers::debian_root()?;
         let mut qemu: Command = peers::command("qemu-system-x86_64")?;
-        let kernel = Kernel::of(&root);
+        let kernel = Kernel::of(&std::env::var_os("RINGNBD_GUEST_KERNEL").map_or(root.clone(), PathBuf::from));
         let directory = TempDir::new().unwrap();
         let initramfs = directory.path().join("initramfs");
         fs::write(&initramfs, self.initramfs(&root, &kernel)).unwrap();
@@ -193,12 +193,15 @@ struct Kernel {
 }
 
 impl Kernel {
+    /// Of the peers' root, or of a directory that `tests/peers kernel` made.
     fn of(root: &Path) -> Kernel {
         let boot = fs::read_dir(root.join("boot")).unwrap().map(|entry| entry.unwrap().path());
         let is_image = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("vmlinuz-");
         let image = boot.into_iter().find(is_image).expect("a kernel in the peers' root");
         let release = image.file_name().unwrap().to_str().unwrap().trim_start_matches("vmlinuz-").to_owned();
-        let modules = root.join("usr/lib/modules").join(release);
+        // Older packages have them in /lib.
+        let places = ["usr/lib/modules", "lib/modules"].map(|place| root.join(place).join(&release));
+        let modules = places.into_iter().find(|place| place.exists()).expect("modules of that kernel");
         let dependencies = fs::read_to_string(modules.join("modules.dep")).unwrap();
         Kernel { image, modules, dependencies }
     }
