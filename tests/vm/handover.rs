@@ -1,7 +1,7 @@
 //! New processes take over from each other in a guest, so under the kernel of another Debian too, while fio verifies what it writes.
 //!
 //! ```text
-//! RINGNBD_GUEST_KERNEL=$(tests/peers kernel bookworm) RINGNBD_HANDOVERS=100 cargo test --test vm handover -- --nocapture
+//! RINGNBD_GUEST_KERNEL=$(tests/peers kernel bookworm) RINGNBD_HANDOVERS=100 cargo test --test vm handover -- --ignored --nocapture
 //! ```
 
 use std::time::Duration;
@@ -32,7 +32,7 @@ connections() { awk '$3 ~ /:2A39$/ && $4 == \"01\" { print $2, $3 }' /proc/net/t
 serve 1
 /bin/fio --name=verified --ioengine=nbd --uri=nbd://127.0.0.1/ --rw=randwrite --bsrange=4k-256k --iodepth=8 --numjobs=2 --thread \
   --size=16m --offset_increment=32m --verify=crc32c --verify_fatal=1 --verify_backlog=32 --verify_state_save=0 \
-  --time_based --runtime=SECONDS >/run/fio 2>&1 &
+  --time_based --runtime=1d >/run/fio 2>&1 &
 fio=$!
 # It asks for the size with a connection that it drops, and the files of /mnt have blocks when it writes.
 until [ $(connections | wc -l) = 2 ] && [ $(stat -c %b /mnt/disk) -gt 0 ]; do
@@ -42,25 +42,27 @@ done
 connections >/run/before
 moved=0
 while [ $moved -lt HANDOVERS ]; do
-  kill -0 $fio 2>/dev/null || break
+  kill -0 $fio || failed \"$(cat /run/fio)\"
   serve $((moved % 2 + 1)) --takeover unix:/run/control
   moved=$((moved + 1))
 done
 connections >/run/after
 grep -Fvxf /run/before /run/after && failed \"connections that are new\"
 [ $(wc -l </run/after) = 2 ] || failed \"connections that are gone\"
-wait $fio || failed \"$(cat /run/fio)\"
+# With so many seconds it ends by a signal, which it says by its status; errors it says by job.
+kill -TERM $fio
+wait $fio
+[ $? = 128 ] || failed \"$(cat /run/fio)\"
 grep -q panicked /run/log && failed
 echo guest: $(uname -r), $moved hand-overs, $(grep -c 'err= 0' /run/fio) jobs without an error
 poweroff -f
 ";
 
-/// `RINGNBD_HANDOVERS` makes it a campaign.
 #[test]
+#[ignore = "a campaign: see tests/CAMPAIGNS.md"]
 fn fio_does_not_notice_hand_overs_under_the_guests_kernel() {
     let wanted: u64 = std::env::var("RINGNBD_HANDOVERS").map_or(3, |number| number.parse().expect("a number"));
-    let seconds = 20 + 8 * wanted;
-    let script = SCRIPT.replace("HANDOVERS", &wanted.to_string()).replace("SECONDS", &seconds.to_string());
+    let script = SCRIPT.replace("HANDOVERS", &wanted.to_string());
     let binary = std::env::var("RINGNBD_TEST_BINARY");
     let binary = std::path::absolute(binary.as_deref().unwrap_or(env!("CARGO_BIN_EXE_ringnbd"))).unwrap();
     let guest = Guest::new(&script)
@@ -68,7 +70,7 @@ fn fio_does_not_notice_hand_overs_under_the_guests_kernel() {
         .program(binary.to_str().unwrap())
         .program("usr/bin/fio")
         .memory(1024)
-        .deadline(Duration::from_secs(240 + 4 * seconds));
+        .deadline(Duration::from_secs(240 + 60 * wanted));
     let Some(finished) = guest.run() else { return };
     let console = finished.ok();
     let told = console.lines().find(|line| line.starts_with("guest: ")).unwrap_or_default();
