@@ -73,7 +73,8 @@ JSON keys:
               (null: nothing), snapshots, packs, bytes, bytes_sent, failures, error (null: none), lost (images
               that another store has taken over), last_success (seconds since 1970), lag_bytes, lag_seconds
   gc --tier   packs, packs_needed, packs_marked, packs_deleted, bytes_deleted, records_deleted, traces_deleted,
-              holds_released (of images that were cloned from the tier into this store)
+              names_withdrawn (published names that nobody was told of, whose packs are gone), holds_released (of
+              images that were cloned from the tier into this store)
   check --tier  images, snapshots, packs, bytes, problems
   gc          store, finished, removed, lost (what was and is in lost/), packs_removed, packs_written,
               bytes_removed, bytes_copied, bytes_needed, bytes_garbage (it stays in packs of which most is

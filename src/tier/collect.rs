@@ -13,7 +13,10 @@ use super::error::TierError;
 use super::keys::{self, PackKey};
 use super::marks::{condemn, mark, rescue, see};
 use super::objects::Objects;
-use super::records::{MarkState, NameOwner, Published, PushRecord, TierHold, TierRecord, TrashMark};
+use super::pin::withdraw_name;
+use super::records::{
+    MarkState, NameOwner, Published, PushRecord, RecordPack, TierHold, TierRecord, TrashMark,
+};
 use super::together::all_small;
 use crate::mutex::lock;
 
@@ -40,6 +43,8 @@ pub struct CollectedTier {
     pub bytes_deleted: u64,
     pub records_deleted: u64,
     pub traces_deleted: u64,
+    /// Published names that nobody was told of, and that came too late for their packs.
+    pub names_withdrawn: u64,
 }
 
 /// All that names packs.
@@ -51,6 +56,9 @@ struct Needed {
     snapshots: BTreeSet<Uuid>,
     /// Names without any record.
     emptied: Vec<String>,
+    /// Published names of packs that are being deleted, or are deleted. Whoever published one has died before
+    /// it looked at the snapshot again, or was told that it is not there.
+    late: Vec<(String, PushRecord)>,
 }
 
 /// Of a record, what says whether it goes. A tier has millions of them.
@@ -79,7 +87,7 @@ pub async fn collect_tier(
         }
     }
     let traces = patiently(objects, || objects.list(keys::BOOT_TRACES)).await?;
-    let needed = needed(objects).await?;
+    let needed = needed(objects, &marks).await?;
     collected.packs = sizes.len() as u64;
     collected.packs_needed = sizes.keys().filter(|key| needed.packs.contains(key)).count() as u64;
     for (key, seen) in &marks {
@@ -110,6 +118,9 @@ pub async fn collect_tier(
         }
     }
     expire(objects, &needed, options.expiry_s, &mut collected).await?;
+    for (name, record) in &needed.late {
+        collected.names_withdrawn += u64::from(withdraw_name(objects, name, |there| there == record).await?);
+    }
     // They are hints: one that goes too early, because a listing was late, costs a boot some time.
     for found in &traces {
         let snapshot = keys::of_boot_trace(&found.key);
@@ -165,7 +176,9 @@ async fn each<'a, R: TierRecord>(
 }
 
 /// What records and holds name, whether listed or not. One that cannot be read ends the collection.
-async fn needed(objects: &dyn Objects) -> Result<Needed, TierError> {
+async fn needed(objects: &dyn Objects, marks: &BTreeMap<PackKey, TrashMark>) -> Result<Needed, TierError> {
+    let is_going =
+        |pack: &RecordPack| marks.get(&pack.key).is_some_and(|mark| mark.state == MarkState::Deleting);
     let needed = Mutex::new(Needed::default());
     let found = patiently(objects, || objects.list(keys::IMAGES)).await?;
     let has_records: BTreeSet<&str> =
@@ -188,11 +201,16 @@ async fn needed(objects: &dyn Objects) -> Result<Needed, TierError> {
     })
     .await?;
     let found = patiently(objects, || objects.list(keys::PUBLISHED)).await?;
-    each::<Published>(objects, found.iter().map(|found| &found.key), |_, published| {
-        let packs = published.record.iter().flat_map(|record| &record.packs);
+    each::<Published>(objects, found.iter().map(|found| &found.key), |key, published| {
+        let Some(record) = published.record else { return };
         let mut needed = lock(&needed);
-        needed.packs.extend(packs.map(|pack| pack.key));
-        needed.snapshots.extend(published.record.iter().map(|record| record.uuid));
+        needed.packs.extend(record.packs.iter().map(|pack| pack.key));
+        needed.snapshots.insert(record.uuid);
+        if record.packs.iter().any(is_going)
+            && let Some(name) = keys::of_published(key)
+        {
+            needed.late.push((name.to_owned(), record));
+        }
     })
     .await?;
     Ok(needed.into_inner().unwrap_or_else(PoisonError::into_inner))
@@ -269,4 +287,52 @@ async fn settle(objects: &dyn Objects, image: &str, id: Uuid) -> Result<(), Tier
         Ok(TierChange::Put(owner, ()))
     };
     change(objects, &keys::owner(image), decide).await.map(|changed| changed.done())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::bug::plant;
+    use super::super::directory::DirectoryObjects;
+    use super::super::own::{Pusher, TakeOver, own};
+    use super::super::pin::{publish, published};
+    use super::super::records::{RecordRoot, TierSpace};
+    use super::super::waiting::run;
+    use super::*;
+
+    /// Whoever published it has died, or what it wrote came late: nobody was told that the name is there.
+    #[test]
+    fn a_published_name_of_packs_that_are_deleted_goes() {
+        let directory = tempfile::tempdir().unwrap();
+        let objects = DirectoryObjects::new(directory.path()).unwrap();
+        let store = Uuid::from_u128(1);
+        let pack = PackKey { store, number: 1, upload: 0 };
+        let record = PushRecord {
+            id: Uuid::from_u128(2),
+            image: "vm".to_owned(),
+            snapshot: "monday".to_owned(),
+            uuid: Uuid::from_u128(3),
+            store,
+            created_s: 1,
+            pushed_s: 1,
+            size: 1,
+            space: TierSpace { algorithm: "blake3".to_owned(), chunk_bytes: 65536, domain: Uuid::nil() },
+            root: RecordRoot::Zeroes,
+            packs: vec![RecordPack::new(pack, 7)],
+        };
+        run(own(&objects, &Pusher { store, host: "here".to_owned() }, "vm", TakeOver::No)).unwrap();
+        plant(Some(TierBug::HoldNotLookedAt));
+        run(publish(&objects, record.clone(), "debian")).unwrap();
+        plant(None);
+        let withdrawn = || {
+            run(collect_tier(&objects, CollectOptions { grace_s: 0, expiry_s: 0 })).unwrap().names_withdrawn
+        };
+        assert_eq!(withdrawn(), 0, "its packs may come back");
+        assert_eq!(run(published(&objects, "debian")).unwrap(), record);
+        assert!(run(mark(&objects, &pack)).unwrap());
+        let seen = run(read::<TrashMark>(&objects, &pack.mark())).unwrap().unwrap();
+        assert!(run(condemn(&objects, &pack, seen)).unwrap());
+        assert_eq!(withdrawn(), 1);
+        assert!(run(published(&objects, "debian")).is_err());
+        assert_eq!(withdrawn(), 0);
+    }
 }

@@ -128,6 +128,12 @@ pub fn published(name: &str) -> String {
     format!("{PUBLISHED}{name}.json")
 }
 
+/// The name of its key.
+#[must_use]
+pub fn of_published(key: &str) -> Option<&str> {
+    key.strip_prefix(PUBLISHED)?.strip_suffix(".json").filter(|name| !name.contains('/'))
+}
+
 /// What boots of a snapshot have read, by the snapshot's own uuid.
 #[must_use]
 pub fn boot_trace(snapshot: Uuid) -> String {

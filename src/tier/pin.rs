@@ -57,7 +57,7 @@ pub async fn publish(objects: &dyn Objects, of: PushRecord, name: &str) -> Resul
 }
 
 /// Takes a name back from everybody, if what it names is meant. Whether it was.
-async fn withdraw_name(
+pub(super) async fn withdraw_name(
     objects: &dyn Objects,
     name: &str,
     is_meant: impl Fn(&PushRecord) -> bool,

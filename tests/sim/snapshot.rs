@@ -22,6 +22,9 @@ use super::super::image::NextLayer;
 use super::super::oracle::Oracle;
 use super::Simulation;
 
+/// Groups of a run. While a client takes its time, those that cannot be taken would go on for ever, and each has files of its own.
+const MOST_GROUPS: u64 = 100;
+
 /// Snapshots of a run.
 #[derive(Default)]
 pub(super) struct Snapshots {
@@ -150,6 +153,9 @@ impl Simulation {
     /// Perhaps a snapshot of one image or several is begun.
     pub(super) fn begin_snapshot(&mut self) {
         if self.plan.snapshots == 0.0 || self.shutting_down || !self.random.chance(self.plan.snapshots) {
+            return;
+        }
+        if self.snapshots.begun >= MOST_GROUPS {
             return;
         }
         let is_free = |export: &usize| {

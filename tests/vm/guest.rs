@@ -110,7 +110,8 @@ impl Guest {
     pub(crate) fn run(self) -> Option<Finished> {
         let root = peers::debian_root()?;
         let mut qemu: Command = peers::command("qemu-system-x86_64")?;
-        let kernel = Kernel::of(&std::env::var_os("RINGNBD_GUEST_KERNEL").map_or(root.clone(), PathBuf::from));
+        let kernel =
+            Kernel::of(&std::env::var_os("RINGNBD_GUEST_KERNEL").map_or(root.clone(), PathBuf::from));
         let directory = TempDir::new().unwrap();
         let initramfs = directory.path().join("initramfs");
         fs::write(&initramfs, self.initramfs(&root, &kernel)).unwrap();

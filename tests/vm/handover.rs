@@ -61,7 +61,8 @@ poweroff -f
 #[test]
 #[ignore = "a campaign: see tests/CAMPAIGNS.md"]
 fn fio_does_not_notice_hand_overs_under_the_guests_kernel() {
-    let wanted: u64 = std::env::var("RINGNBD_HANDOVERS").map_or(3, |number| number.parse().expect("a number"));
+    let wanted: u64 =
+        std::env::var("RINGNBD_HANDOVERS").map_or(3, |number| number.parse().expect("a number"));
     let script = SCRIPT.replace("HANDOVERS", &wanted.to_string());
     let binary = std::env::var("RINGNBD_TEST_BINARY");
     let binary = std::path::absolute(binary.as_deref().unwrap_or(env!("CARGO_BIN_EXE_ringnbd"))).unwrap();

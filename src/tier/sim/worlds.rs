@@ -386,8 +386,9 @@ fn an_hour_without_an_answer_loses_nothing() {
 /// Worlds that have found something: a PUT of a record that was given up came late, and brought it back.
 #[test]
 fn worlds_that_were_lost_once_are_kept() {
-    let seed = 12_649;
-    world(seed).unwrap_or_else(|why| panic!("RINGNBD_TIER_SEED={seed}: {why}"));
+    for seed in [12_649, 59_974] {
+        world(seed).unwrap_or_else(|why| panic!("RINGNBD_TIER_SEED={seed}: {why}"));
+    }
 }
 
 /// A simulation that finds nothing has to be able to.
