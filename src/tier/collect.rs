@@ -295,7 +295,6 @@ mod tests {
     use super::super::directory::DirectoryObjects;
     use super::super::own::{Pusher, TakeOver, own};
     use super::super::pin::{publish, published};
-    use super::super::records::{RecordRoot, TierSpace};
     use super::super::waiting::run;
     use super::*;
 
@@ -304,22 +303,9 @@ mod tests {
     fn a_published_name_of_packs_that_are_deleted_goes() {
         let directory = tempfile::tempdir().unwrap();
         let objects = DirectoryObjects::new(directory.path()).unwrap();
-        let store = Uuid::from_u128(1);
-        let pack = PackKey { store, number: 1, upload: 0 };
-        let record = PushRecord {
-            id: Uuid::from_u128(2),
-            image: "vm".to_owned(),
-            snapshot: "monday".to_owned(),
-            uuid: Uuid::from_u128(3),
-            store,
-            created_s: 1,
-            pushed_s: 1,
-            size: 1,
-            space: TierSpace { algorithm: "blake3".to_owned(), chunk_bytes: 65536, domain: Uuid::nil() },
-            root: RecordRoot::Zeroes,
-            packs: vec![RecordPack::new(pack, 7)],
-        };
-        run(own(&objects, &Pusher { store, host: "here".to_owned() }, "vm", TakeOver::No)).unwrap();
+        let record = PushRecord::example();
+        let (store, pack) = (record.store, record.packs[0].key);
+        run(own(&objects, &Pusher { store, host: "here".to_owned() }, &record.image, TakeOver::No)).unwrap();
         plant(Some(TierBug::HoldNotLookedAt));
         run(publish(&objects, record.clone(), "debian")).unwrap();
         plant(None);

@@ -209,7 +209,6 @@ mod tests {
     use super::super::bug::plant;
     use super::super::directory::DirectoryObjects;
     use super::super::own::{Pusher, TakeOver, own};
-    use super::super::records::{RecordPack, RecordRoot, TierSpace};
     use super::super::waiting::run;
     use super::*;
 
@@ -218,22 +217,10 @@ mod tests {
     fn what_was_taken_out_is_neither_held_nor_published() {
         let directory = tempfile::tempdir().unwrap();
         let objects = DirectoryObjects::new(directory.path()).unwrap();
-        let store = Uuid::from_u128(1);
-        let record = PushRecord {
-            id: Uuid::from_u128(2),
-            image: "vm".to_owned(),
-            snapshot: "monday".to_owned(),
-            uuid: Uuid::from_u128(3),
-            store,
-            created_s: 1,
-            pushed_s: 1,
-            size: 1,
-            space: TierSpace { algorithm: "blake3".to_owned(), chunk_bytes: 65536, domain: Uuid::nil() },
-            root: RecordRoot::Zeroes,
-            packs: vec![RecordPack::new(PackKey { store, number: 1, upload: 0 }, 7)],
-        };
+        let record = PushRecord::example();
+        let store = record.store;
         let who = Pusher { store, host: "here".to_owned() };
-        run(own(&objects, &who, "vm", TakeOver::No)).unwrap();
+        run(own(&objects, &who, &record.image, TakeOver::No)).unwrap();
         let held = || run(hold(&objects, &record, (store, "clone")));
         let named = || run(publish(&objects, record.clone(), "debian"));
         for refused in [held(), named()] {

@@ -232,12 +232,11 @@ impl TierRecord for Published {}
 impl TierRecord for TrashMark {}
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn record() -> PushRecord {
+impl PushRecord {
+    /// One for tests, of the image `vm1`.
+    pub(super) fn example() -> Self {
         let pack = PackKey { store: Uuid::from_u128(1), number: 4, upload: 0 };
-        PushRecord {
+        Self {
             id: Uuid::from_u128(2),
             image: "vm1".to_owned(),
             snapshot: "monday".to_owned(),
@@ -251,11 +250,16 @@ mod tests {
             packs: vec![RecordPack { footer_offset: 4096, local: Some(3), ..RecordPack::new(pack, 7) }],
         }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
 
     #[test]
     fn records_read_as_themselves() {
-        assert_eq!(PushRecord::decode(&record().encode()), Ok(record()));
-        let zeroes = PushRecord { root: RecordRoot::Zeroes, packs: Vec::new(), ..record() };
+        assert_eq!(PushRecord::decode(&PushRecord::example().encode()), Ok(PushRecord::example()));
+        let zeroes = PushRecord { root: RecordRoot::Zeroes, packs: Vec::new(), ..PushRecord::example() };
         assert_eq!(PushRecord::decode(&zeroes.encode()), Ok(zeroes));
         let mark = TrashMark { state: MarkState::Deleting, since_s: 3, is_seen: false };
         assert_eq!(TrashMark::decode(&mark.encode()), Ok(mark));
@@ -263,7 +267,7 @@ mod tests {
 
     /// An object as another program would have written it.
     fn changed(change: impl FnOnce(&mut Value)) -> Vec<u8> {
-        let mut value: Value = serde_json::from_slice(&record().encode()).unwrap();
+        let mut value: Value = serde_json::from_slice(&PushRecord::example().encode()).unwrap();
         value.as_object_mut().unwrap().remove(CHECKSUM).unwrap();
         change(&mut value);
         value[CHECKSUM] = checksum(&value).into();
@@ -273,7 +277,7 @@ mod tests {
     #[test]
     fn a_later_version_is_refused_and_a_further_key_is_not() {
         let further = changed(|value| value["further"] = true.into());
-        assert_eq!(PushRecord::decode(&further), Ok(record()));
+        assert_eq!(PushRecord::decode(&further), Ok(PushRecord::example()));
         let later = changed(|value| value["version"] = 2.into());
         assert_eq!(PushRecord::decode(&later), Err(TierRecordError::Newer(2)));
     }
@@ -281,14 +285,14 @@ mod tests {
     /// Whatever bit becomes another on the way, the object is what it was or none.
     #[test]
     fn no_flipped_bit_makes_another_object() {
-        let good = record().encode();
+        let good = PushRecord::example().encode();
         for bit in 0..good.len() * 8 {
             let mut bytes = good.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
             match PushRecord::decode(&bytes) {
                 Err(why) => assert!(why.may_be_damage(), "bit {bit}: {why}"),
                 // White space, or a letter of the key "checksum".
-                Ok(read) => assert_eq!(read, record(), "bit {bit}"),
+                Ok(read) => assert_eq!(read, PushRecord::example(), "bit {bit}"),
             }
         }
         let mut bytes = good.clone();
@@ -310,9 +314,9 @@ mod tests {
     /// Earlier programs wrote none, and whoever edits an object takes it out.
     #[test]
     fn an_object_needs_no_checksum() {
-        let mut value: Value = serde_json::from_slice(&record().encode()).unwrap();
+        let mut value: Value = serde_json::from_slice(&PushRecord::example().encode()).unwrap();
         value.as_object_mut().unwrap().remove(CHECKSUM).unwrap();
-        assert_eq!(PushRecord::decode(value.to_string().as_bytes()), Ok(record()));
+        assert_eq!(PushRecord::decode(value.to_string().as_bytes()), Ok(PushRecord::example()));
         value[CHECKSUM] = 7.into();
         assert_eq!(PushRecord::decode(value.to_string().as_bytes()), Err(TierRecordError::Checksum));
     }

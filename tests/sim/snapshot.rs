@@ -152,10 +152,11 @@ impl SnapshotRecord for Change {
 impl Simulation {
     /// Perhaps a snapshot of one image or several is begun.
     pub(super) fn begin_snapshot(&mut self) {
-        if self.plan.snapshots == 0.0 || self.shutting_down || !self.random.chance(self.plan.snapshots) {
-            return;
-        }
-        if self.snapshots.begun >= MOST_GROUPS {
+        if self.plan.snapshots == 0.0
+            || self.shutting_down
+            || !self.random.chance(self.plan.snapshots)
+            || self.snapshots.begun >= MOST_GROUPS
+        {
             return;
         }
         let is_free = |export: &usize| {

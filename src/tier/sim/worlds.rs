@@ -383,7 +383,8 @@ fn an_hour_without_an_answer_loses_nothing() {
     }
 }
 
-/// Worlds that have found something: a PUT of a record that was given up came late, and brought it back.
+/// Worlds that have found something: a PUT of a record that was given up came late, and brought it back; and
+/// so did one of a published name, of packs that were deleted by then.
 #[test]
 fn worlds_that_were_lost_once_are_kept() {
     for seed in [12_649, 59_974] {
