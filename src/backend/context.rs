@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::application::Outstanding;
+use super::shared_parts::SharedParts;
 use crate::exec::{Background, Helpers, ReadyList};
 use crate::ring::{BufferPool, Ring, SharedLease};
 
@@ -24,6 +25,8 @@ pub(crate) struct ShardContext {
     pub outstanding: Outstanding,
     /// Worker threads of its ring that one export may keep busy.
     pub workers_per_export: usize,
+    /// What its devices use together.
+    pub shared: SharedParts,
     /// Zeroes to write where nothing better works.
     pub zeroes: SharedLease,
 }

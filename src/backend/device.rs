@@ -9,8 +9,9 @@ use super::export::Export;
 use super::file::ReadFailure;
 use super::image::{HomeTask, SealFailure};
 use super::kind::Kind;
+use super::single_read::SingleRead;
 use crate::block::{BlockError, BlockSizes, ByteRange, DeviceFacts, Extent, IoFlags, NumberedExtent};
-use crate::ring::{FileIndex, Lease, SharedLease};
+use crate::ring::{Lease, SharedLease};
 
 /// An export on one shard: a gate, which asserts what the protocol layer must have checked, and what is
 /// behind it.
@@ -43,8 +44,8 @@ impl Device {
         self.kind.files()
     }
 
-    /// The file that a read of a range is one operation of, if it is.
-    pub(crate) fn single_read(&self, range: ByteRange) -> Option<FileIndex> {
+    /// The one operation that a read of a range is, if it is.
+    pub(crate) fn single_read(&self, range: ByteRange) -> Option<SingleRead> {
         self.assert_request(range, false);
         match &self.kind {
             Kind::File(file) => file.single_read(range),
@@ -53,11 +54,11 @@ impl Device {
         }
     }
 
-    /// Whether what [one read](Self::single_read) of a file has brought is still what a range holds.
+    /// Whether what [one read](Self::single_read) has brought is still what a range holds.
     #[inline(always)]
-    pub(crate) fn still_holds(&self, range: ByteRange, file: FileIndex) -> bool {
+    pub(crate) fn still_holds(&self, range: ByteRange, read: SingleRead, lease: &Lease) -> bool {
         match &self.kind {
-            Kind::Image(image) => image.still_holds(range, file),
+            Kind::Image(image) => image.still_holds(range, read, lease),
             _ => true,
         }
     }

@@ -100,6 +100,11 @@ impl FileDevice {
         self.page_cache.as_ref()?.get(range, waits, trust, now)
     }
 
+    /// Whether all of a range is in the page cache, and may be sent from there.
+    pub(super) fn is_cached(&self, range: ByteRange) -> bool {
+        self.page_cache.as_ref().is_some_and(|cache| cache.has(range))
+    }
+
     /// See [`PageCache::standing`].
     pub(super) fn standing(&self, range: ByteRange, trust: Option<&mut Trust>, now: u64) -> Standing {
         let cache = self.page_cache.as_ref().filter(|_| !self.store.inode.changes.are_under_way());
@@ -129,7 +134,7 @@ impl FileDevice {
     /// aligned, but in a sparse read, or an image's write, the memory of a part begins where the part begins
     /// in the request, which may be anywhere. `is_aligned` tells whether that is at a multiple of so many
     /// bytes.
-    fn direct_for(
+    pub(super) fn direct_for(
         &self,
         range: ByteRange,
         is_aligned: impl FnOnce(u32) -> bool,
@@ -159,19 +164,6 @@ impl FileDevice {
     ) -> (Lease, Result<(), ReadFailure>) {
         let _place = self.workers.enter(&context.ring).await;
         self.read(range, lease, start, context).await
-    }
-
-    /// The file that a read of `range` is one operation of: the page cache, or the medium where the range
-    /// allows it. Not the page cache beside a direct descriptor, where more may be needed than one operation,
-    /// nor what needs a place among the workers.
-    pub(super) fn single_read(&self, range: ByteRange) -> Option<FileIndex> {
-        if self.may_block() {
-            return None;
-        }
-        match self.direct {
-            Some(_) => self.direct_for(range, |_| true).map(|(index, _)| index),
-            None => Some(self.buffered),
-        }
     }
 
     /// As [`FileDevice::read`], whether it may block or not.

@@ -2,6 +2,7 @@
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, OnceLock};
@@ -114,6 +115,17 @@ impl FileStore {
         mut files: PreparedFile,
     ) -> Result<(Self, DeviceFacts), OpenError> {
         Self::open_by(path, how, &mut |purpose| files.take(purpose))
+    }
+
+    /// A file that is open, of which nothing is ever written: for whoever may open none.
+    pub(super) fn of_open(file: File) -> Result<(Self, DeviceFacts), OpenError> {
+        let (locking, rotational) = (Locking::Off, Some(false));
+        let how =
+            FileOptions { direct: false, mapped: true, read_only: true, rotational, locking, shared: false };
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let mut file = Some(file);
+        let gone = || io::Error::other("a second descriptor of it is wanted");
+        Self::open_by(Path::new(&path), &how, &mut |_purpose| file.take().ok_or_else(gone))
     }
 
     fn open_by(

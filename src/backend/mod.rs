@@ -35,6 +35,8 @@ mod remote;
 #[cfg(feature = "sim")]
 pub use remote::SimulatedWay;
 mod resizing;
+mod shared_parts;
+mod single_read;
 mod steps;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -69,4 +71,6 @@ pub(crate) use page_cache::Standing;
 pub(crate) use passed::PassedExport;
 pub(crate) use prepared::{FilePurpose, PreparedFile, WantedFile};
 pub(crate) use resizing::ResizeError;
+pub(crate) use shared_parts::SharedParts;
+pub(crate) use single_read::SingleRead;
 pub(crate) use trust::Trust;

@@ -75,6 +75,12 @@ impl PageCache {
         (is_there && range.end() <= self.file_size(now)).then(|| self.mapping.range(range))
     }
 
+    /// Whether the kernel has all of a range, whatever was seen of it before.
+    pub(super) fn has(&self, range: ByteRange) -> bool {
+        let pages = range.offset() / PAGE..range.end().div_ceil(PAGE);
+        pages.end <= self.pages && self.mapping.can_look_up() && self.are_there(pages)
+    }
+
     /// Whether a range is one of this mapping.
     pub(super) fn has_mapped(&self, mapped: &MappedRange) -> bool {
         mapped.is_of(&self.mapping)

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{Outstanding, ShardContext};
+use super::{Outstanding, ShardContext, SharedParts};
 use crate::exec::{Background, Helpers, ReadyList};
 use crate::ring::{Ring, RingOptions};
 use crate::sys::Doorbell;
@@ -26,6 +26,7 @@ pub(crate) fn context_with(options: &RingOptions) -> ShardContext {
         background,
         outstanding,
         workers_per_export: 1,
+        shared: SharedParts::default(),
         zeroes,
     }
 }

@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
+use std::fs::File;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -15,7 +16,7 @@ use super::contents_error::ContentsError;
 use super::foreign::{ForeignPacks, PlacedFile, PlacedPack};
 use super::manifest::{NamedChunk, translate_hints};
 use super::moved_chunks::MovedChunks;
-use super::pack::{ChunkHash, ChunkHint, ChunkKind, LocatedChunk, PackError, PackReader};
+use super::pack::{ChunkCodec, ChunkHash, ChunkHint, ChunkKind, LocatedChunk, PackError, PackReader};
 use crate::mutex::lock;
 
 /// Packs that are open at once.
@@ -59,6 +60,28 @@ pub(crate) enum ChunkBytes {
     Whole(Arc<Vec<u8>>),
     /// Those that were wanted.
     Part(Vec<u8>),
+}
+
+/// Where a chunk lies as it is.
+#[derive(Debug)]
+pub(crate) enum ChunkPlace {
+    Known(KnownPlace),
+    /// It is compressed, or its pack is not all here.
+    Nowhere,
+    /// It cannot be told now.
+    Unknown,
+}
+
+/// Where a chunk lies as it is in the file of a pack.
+#[derive(Debug)]
+pub(crate) struct KnownPlace {
+    /// The number of the pack.
+    pub(crate) number: u64,
+    /// Where it begins in the file, and how many bytes it has.
+    pub(crate) offset: u64,
+    pub(crate) bytes: u32,
+    pub(crate) chunk: LocatedChunk,
+    pack: Arc<PackReader<PlacedFile>>,
 }
 
 /// Where a chunk is.
@@ -206,6 +229,20 @@ impl PackShelf {
         }
     }
 
+    /// Where a chunk can be read by whoever takes what is in the page cache for good. It is verified as a
+    /// whole for that, unless it was before.
+    pub(crate) fn place_of(&self, chunk: &NamedChunk) -> ChunkPlace {
+        let Ok(FoundChunk { number, pack, chunk }) = self.find(chunk) else { return ChunkPlace::Unknown };
+        if pack.file().whole().is_none() || chunk.told().codec != ChunkCodec::Raw {
+            return ChunkPlace::Nowhere;
+        }
+        let known = || pack.known_place(&chunk);
+        match known().or_else(|| pack.read(&chunk).ok().and_then(|_verified| known())) {
+            Some((offset, bytes)) => ChunkPlace::Known(KnownPlace { number, offset, bytes, chunk, pack }),
+            None => ChunkPlace::Unknown,
+        }
+    }
+
     fn read_whole(&self, hash: ChunkHash, found: &FoundChunk) -> Result<Arc<Vec<u8>>, ContentsError> {
         let bytes = match found.pack.read(&found.chunk) {
             Ok(bytes) => bytes,
@@ -311,6 +348,13 @@ impl PackShelf {
         result.inspect_err(|_| {
             self.failed.fetch_add(1, Ordering::Relaxed);
         })
+    }
+}
+
+impl KnownPlace {
+    /// The file of the pack.
+    pub(crate) fn file(&self) -> &File {
+        self.pack.file().whole().expect("it was asked for")
     }
 }
 

@@ -43,6 +43,13 @@ impl Chain {
         }
     }
 
+    /// Closes packs that are gone: they take room until then.
+    pub(super) fn forget_packs(&self, packs: &[u64]) {
+        if let Some(contents) = &self.contents {
+            contents.let_go(packs);
+        }
+    }
+
     /// Has chunks of packs brought near, without waiting for them.
     pub(super) async fn bring_near(
         &self,

@@ -39,6 +39,11 @@ impl ImageHandle {
         self.0.head_options().is_some()
     }
 
+    /// Whether a shard has packs open for it.
+    pub(crate) fn has_packs_open(&self) -> bool {
+        self.0.is_on_a_shard() && self.0.links().contents.is_some()
+    }
+
     /// Opens the files of its next head, which are durable; this may wait for the disk.
     ///
     /// # Errors

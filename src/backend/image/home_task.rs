@@ -1,5 +1,6 @@
 //! What the home of an image is asked to do beside the requests of clients.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::ImageDevice;
@@ -17,6 +18,8 @@ pub enum HomeTask {
     Shorten(ShortenTask),
     /// Be larger.
     Grow(GrowTask),
+    /// Close these packs, which are gone, if it has them open.
+    ForgetPacks(Arc<[u64]>),
 }
 
 impl HomeTask {
@@ -40,6 +43,7 @@ impl ImageDevice {
             HomeTask::Seal(task) => self.seal(task, limit, context).await,
             HomeTask::Shorten(task) => self.shorten(task, context),
             HomeTask::Grow(task) => self.grow(task, limit, context).await,
+            HomeTask::ForgetPacks(packs) => self.chain().forget_packs(&packs),
         }
     }
 }

@@ -35,6 +35,8 @@ mod layer_files;
 mod lending;
 mod nodes;
 mod open;
+mod packs;
+mod places;
 mod plans;
 mod read;
 mod remote_base;
@@ -61,10 +63,11 @@ use super::context::ShardContext;
 use super::file::{FileDevice, ReadFailure};
 use super::page_cache::Standing;
 use super::remote::Remote;
+use super::single_read::SingleRead;
 use super::trust::Trust;
 use crate::block::{BlockError, ByteRange, Extent, IoFlags, NumberedExtent};
 use crate::exec::lock;
-use crate::ring::{FileIndex, Lease, MappedRange, Operation, SharedLease};
+use crate::ring::{Lease, MappedRange, Operation, SharedLease};
 use chain::{BaseDevice, BaseLink, Chain, ChainLink, RegisteredLayer};
 use contents::ContentsLink;
 pub(crate) use counts::ImageStatus;
@@ -274,20 +277,20 @@ impl ImageDevice {
         self.chain.borrow().read_at_once(range, waits, trust, now)
     }
 
-    /// The file that a read is one operation of, if it is.
+    /// The one operation that a read is, if it is.
     #[inline]
-    pub(super) fn single_read(&self, range: ByteRange) -> Option<FileIndex> {
+    pub(super) fn single_read(&self, range: ByteRange) -> Option<SingleRead> {
         self.chain.borrow().single_read(range)
     }
 
-    /// Whether a range is still in the file that it was read from.
-    pub(super) fn still_holds(&self, range: ByteRange, file: FileIndex) -> bool {
-        self.chain.borrow().still_holds(range, file)
+    /// Whether a range is still where it was read from, and that is what it should be.
+    pub(super) fn still_holds(&self, range: ByteRange, read: SingleRead, lease: &Lease) -> bool {
+        self.chain.borrow().still_holds(range, read, lease)
     }
 
     /// Reads a range that was in the page cache into memory in one operation, which may be short.
     pub(super) fn copying(&self, mapped: &MappedRange, lease: Lease) -> Option<Operation> {
-        Some(self.chain.borrow().mapped_file(mapped)?.copying(mapped.range(), lease))
+        self.chain.borrow().copying(mapped, lease)
     }
 
     /// What has become of a range that was in the page cache.

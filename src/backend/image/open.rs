@@ -80,7 +80,8 @@ impl ImageStore {
             store.give_head(&node.image).map_err(OpenError::Store)?;
         }
         let ImageFiles { size, layers, contents, base } = store.files(node).map_err(OpenError::Store)?;
-        let contents = contents.map(|contents| served.contents(&contents, uri.verify));
+        let is_mapped = uri.mapped && !uri.direct;
+        let contents = contents.map(|contents| served.contents(&contents, (uri.verify, is_mapped)));
         let base = base.map(|base| open_chain_base(store, served, &base, (uri, locks))).transpose()?;
         let block = base.as_ref().map_or(1, OpenBase::minimum_block);
         let mut opened = Vec::with_capacity(layers.len());

@@ -1,15 +1,19 @@
 //! Reads of an image.
 
+use std::rc::Rc;
+
 use super::chain::Chain;
+use super::packs::ShardPack;
 use super::source::Source;
 use super::store::behind;
 use crate::backend::context::ShardContext;
 use crate::backend::file::{FileDevice, ReadFailure};
 use crate::backend::page_cache::Standing;
+use crate::backend::single_read::SingleRead;
 use crate::backend::steps::steps;
 use crate::backend::trust::Trust;
 use crate::block::{BlockError, ByteRange};
-use crate::ring::{FileIndex, Lease, MappedRange};
+use crate::ring::{Lease, MappedRange, Operation};
 
 /// Zeroes that are written to memory before others have their turn.
 const ZEROES_STEP: u64 = 256 << 10;
@@ -35,6 +39,15 @@ impl Chain {
         let mut is_asked = !self.has_far();
         while !rest.is_empty() {
             let good = rest.offset() - range.offset();
+            if let Some((part, contents, spot)) = self.in_packs(rest) {
+                let (back, is_read) =
+                    contents.read_placed((part, spot), lease, start + good as u32, context).await;
+                lease = back;
+                if is_read {
+                    rest = behind(part, range);
+                    continue;
+                }
+            }
             let (part, source) = match self.part(rest, context).await {
                 Ok(found) => found,
                 Err(error) => return (lease, Err(ReadFailure { error, good })),
@@ -107,6 +120,11 @@ impl Chain {
         trust: &mut Trust,
         now: u64,
     ) -> Option<Option<MappedRange>> {
+        if let Some((part, contents, spot)) = self.in_packs(range)
+            && part == range
+        {
+            return contents.cached((part, spot), waits, trust, now).map(Some);
+        }
         let source = self.whole(range)?;
         match self.file(source) {
             Some(file) => file.cached(range, waits, trust, now).map(Some),
@@ -115,19 +133,39 @@ impl Chain {
         }
     }
 
-    /// The file that a read is one operation of, if it is.
-    pub(super) fn single_read(&self, range: ByteRange) -> Option<FileIndex> {
-        self.file(self.whole(range)?)?.single_read(range)
+    /// The one operation that a read is, if it is.
+    pub(super) fn single_read(&self, range: ByteRange) -> Option<SingleRead> {
+        match self.in_packs(range) {
+            Some((part, contents, spot)) if part == range => contents.single_read(part, spot),
+            _ => self.file(self.whole(range)?)?.single_read(range),
+        }
     }
 
-    /// Whether a range is still in the file that [one read](Self::single_read) has read it from; if not, that
-    /// is looked at again as in [`Self::read`].
-    pub(super) fn still_holds(&self, range: ByteRange, file: FileIndex) -> bool {
-        self.single_read(range) == Some(file)
+    /// Whether a range is still where [one read](Self::single_read) has read it from; if not, that is looked
+    /// at again as in [`Self::read`]. What comes from a pack is verified too.
+    pub(super) fn still_holds(&self, range: ByteRange, read: SingleRead, lease: &Lease) -> bool {
+        match self.in_packs(range) {
+            Some((part, contents, spot)) if part == range => {
+                contents.single_read(part, spot) == Some(read) && contents.fits(part, lease, 0)
+            }
+            _ => self.single_read(range) == Some(read),
+        }
     }
 
-    /// The device whose page cache a range lies in.
-    pub(super) fn mapped_file(&self, mapped: &MappedRange) -> Option<&FileDevice> {
+    /// Reads a range that was in the page cache into memory in one operation, which may be short.
+    pub(super) fn copying(&self, mapped: &MappedRange, lease: Lease) -> Option<Operation> {
+        if let Some(pack) = self.pack_of(mapped) {
+            return Some(pack.device.copying(mapped.range(), lease));
+        }
+        Some(self.mapped_file(mapped)?.copying(mapped.range(), lease))
+    }
+
+    fn pack_of(&self, mapped: &MappedRange) -> Option<Rc<ShardPack>> {
+        self.contents.as_ref()?.pack_of(mapped)
+    }
+
+    /// The device of a layer or the base whose page cache a range lies in.
+    fn mapped_file(&self, mapped: &MappedRange) -> Option<&FileDevice> {
         self.layers
             .iter()
             .map(|link| &link.layer.data)
@@ -138,6 +176,10 @@ impl Chain {
     /// What has become of a range that was in the page cache. A block that was zeroed meanwhile may have
     /// bytes of the next write there, which no other read shows yet, or never will when that one fails.
     pub(super) fn standing(&self, mapped: &MappedRange, trust: Option<&mut Trust>, now: u64) -> Standing {
+        // What is in packs never changes.
+        if let Some(pack) = self.pack_of(mapped) {
+            return pack.device.standing(mapped.range(), trust, now);
+        }
         let source = self.whole(mapped.range());
         let file = source.and_then(|source| self.file(source)).filter(|file| file.has_mapped(mapped));
         file.map_or(Standing::Gone, |file| file.standing(mapped.range(), trust, now))
@@ -150,6 +192,9 @@ impl Chain {
             .map(|link| &link.layer.data)
             .chain(self.base_file())
             .for_each(FileDevice::distrust_page_cache);
+        if let Some(contents) = &self.contents {
+            contents.distrust_page_cache();
+        }
     }
 
     /// Brings a range into the page cache, as far as that disturbs nobody.

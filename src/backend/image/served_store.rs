@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use super::contents::ServedContents;
 use super::layer_files::OpenBase;
+use super::packs::ServedPacks;
 use super::remote_base::open_remote_base;
 use crate::backend::open_error::OpenError;
 use crate::config::{BasePlace, ImageUri, VerifyChunks};
@@ -40,6 +41,8 @@ pub struct ServedStore {
     bases: Mutex<BTreeMap<BaseId, OpenBase>>,
     /// Its packs, for all of its images.
     shelf: Mutex<Weak<PackShelf>>,
+    /// Those that shards read by themselves.
+    pack_files: Arc<ServedPacks>,
     /// Reads of packs that failed.
     failed_reads: Arc<AtomicU64>,
     packed: Arc<PackedGauges>,
@@ -115,7 +118,7 @@ impl ServedStore {
         foreign.look();
         store.fetch_traced();
         let seat = Mutex::new(StoreSeat::Here(Box::new(store)));
-        let (served, bases, shelf, failed_reads) = Default::default();
+        let (served, bases, shelf, pack_files, failed_reads) = Default::default();
         let path = real();
         let store = Arc::new(Self {
             path,
@@ -124,6 +127,7 @@ impl ServedStore {
             served,
             bases,
             shelf,
+            pack_files,
             failed_reads,
             packed,
             pins,
@@ -223,7 +227,12 @@ impl ServedStore {
 
     /// Contents of an image, read by whoever may wait. Packs are opened by the thread of the store: nobody
     /// else can open files of it. That thread calls this, so that nothing is collected before it is held.
-    pub(super) fn contents(self: &Arc<Self>, of: &ChainContents, verify: VerifyChunks) -> ServedContents {
+    /// `mapped`: what is in the page cache may be sent from there.
+    pub(super) fn contents(
+        self: &Arc<Self>,
+        of: &ChainContents,
+        (verify, mapped): (VerifyChunks, bool),
+    ) -> ServedContents {
         let mut shelf = lock(&self.shelf);
         let shelf = shelf.upgrade().unwrap_or_else(|| {
             let store = Arc::downgrade(self);
@@ -250,7 +259,8 @@ impl ServedStore {
             new
         });
         let _held = Arc::new(self.pins.hold_contents(&of.root));
-        ServedContents { layer: of.layer, root: of.root, visible: of.visible, shelf, verify, _held }
+        let files = mapped.then(|| Arc::clone(&self.pack_files));
+        ServedContents { layer: of.layer, root: of.root, visible: of.visible, shelf, verify, files, _held }
     }
 
     /// Closes packs that are gone, whose room comes back with that.

@@ -94,8 +94,8 @@ impl ImageStore {
             let ((files, map), _) = open_layer(files, &how)?;
             new.push((Arc::new(files), map));
         }
-        let contents =
-            shape.contents.as_ref().map(|contents| served.store().contents(contents, self.verify()));
+        let reads = (self.verify(), how.mapped && !how.direct);
+        let contents = shape.contents.as_ref().map(|contents| served.store().contents(contents, reads));
         Ok(ShorterChain { shape, new, contents })
     }
 }

@@ -1,6 +1,8 @@
 //! Where the bytes of a range are read.
 
 use super::chain::{Chain, OpenLayer};
+use super::contents::ContentsLink;
+use super::places::PackSpot;
 use super::store::{Blocks, behind};
 use crate::backend::context::ShardContext;
 use crate::backend::file::FileDevice;
@@ -77,15 +79,34 @@ impl Chain {
         }
     }
 
+    /// What of the beginning of a range lies in one piece in a pack that is open here.
+    #[inline]
+    pub(super) fn in_packs(&self, range: ByteRange) -> Option<(ByteRange, &ContentsLink, PackSpot)> {
+        let contents = self.contents.as_deref()?;
+        let (end, None) = self.in_layers(range).ok()? else { return None };
+        let (end, spot) = contents.placed(range.offset(), end)?;
+        let part = ByteRange::new(range.offset(), end - range.offset()).expect("a part of the range");
+        Some((part, contents, spot))
+    }
+
     #[inline]
     fn known_part(&self, range: ByteRange) -> Result<(ByteRange, Source), Missing> {
+        let (end, source) = match self.in_layers(range)? {
+            (end, Some(source)) => (end, source),
+            (end, None) => self.below_layers(range, end)?,
+        };
+        let part = ByteRange::new(range.offset(), end - range.offset()).expect("a part of the range");
+        Ok((part, source))
+    }
+
+    /// What has the beginning of a range in the layers, and how far; nothing if that is below them.
+    #[inline]
+    fn in_layers(&self, range: ByteRange) -> Result<(u64, Option<Source>), Missing> {
         let mut end = range.end();
-        let mut source = Source::Base;
         for (index, layer) in self.layers.iter().enumerate() {
             if layer.visible <= range.offset() {
                 // Those below it are not seen here either.
-                source = Source::Zeroes { reserved: false };
-                break;
+                return Ok((end, Some(Source::Zeroes { reserved: false })));
             }
             end = end.min(layer.visible);
             let part = ByteRange::new(range.offset(), end - range.offset()).expect("a part of the range");
@@ -94,21 +115,17 @@ impl Chain {
                 Lookup::Load(node) => return Err(Missing::Node { layer: index, node }),
                 Lookup::Run(run) => {
                     end = end.min(run.end() * self.store.block());
-                    source = match run.state {
+                    let source = match run.state {
                         BlockState::Absent => continue,
                         BlockState::Data => Source::Layer(index),
                         BlockState::Zero => Source::Zeroes { reserved: false },
                         BlockState::ZeroReserved => Source::Zeroes { reserved: index == 0 },
                     };
-                    break;
+                    return Ok((end, Some(source)));
                 }
             }
         }
-        if source == Source::Base {
-            (end, source) = self.below_layers(range, end)?;
-        }
-        let part = ByteRange::new(range.offset(), end - range.offset()).expect("a part of the range");
-        Ok((part, source))
+        Ok((end, None))
     }
 }
 

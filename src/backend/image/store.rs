@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use super::contents::ServedContents;
 use super::counts::{ImageCounts, ImageStatus, status};
 use super::layer_files::{LayerFiles, OpenBase};
+use super::places::MOST_PACKS;
 use super::served_store::{ServedImage, SinceError};
 use crate::backend::FILES_PER_EXPORT;
 use crate::backend::file_store::FileOptions;
@@ -107,6 +108,11 @@ impl ImageStore {
         self.verify
     }
 
+    /// Whether a shard has it open.
+    pub(super) fn is_on_a_shard(&self) -> bool {
+        lock(&self.parked).is_none()
+    }
+
     /// The disk that its head is on.
     pub(in crate::backend) fn disk(&self) -> u64 {
         lock(&self.links).layers[0].data.disk
@@ -159,7 +165,7 @@ impl ImageStore {
     }
 
     /// Files that it has open, of which each has as many places in a ring as an export of a file: those of
-    /// data, of maps, and the base.
+    /// data, of maps, and the base, and the packs that it reads by itself.
     pub(in crate::backend) fn files(&self) -> usize {
         let layers = match self.head_options() {
             // Snapshots add layers, and one is open beside those whose place it takes.
@@ -167,7 +173,8 @@ impl ImageStore {
             None => lock(&self.links).layers.len() + usize::from(self.options.is_some()),
         };
         let maps = layers.div_ceil(FILES_PER_EXPORT);
-        layers + maps + self.base.as_ref().map_or(0, OpenBase::files)
+        let packs = if self.served.is_some() { MOST_PACKS.div_ceil(FILES_PER_EXPORT) } else { 0 };
+        layers + maps + packs + self.base.as_ref().map_or(0, OpenBase::files)
     }
 
     /// What is told of the other server that has its base; nothing when it has none there.

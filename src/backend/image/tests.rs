@@ -17,6 +17,8 @@ use crate::ring::{RingOptions, Wait};
 use crate::store::map_files::MapFiles;
 use crate::store::open_store::OpenStore;
 
+mod packed;
+
 const BLOCK: u64 = 4096;
 
 fn range(offset: u64, length: u64) -> ByteRange {
@@ -252,17 +254,18 @@ fn what_was_found_in_blocks_does_not_count_when_they_are_zeroed() {
     let mut image = Tested::overlay(directory.path(), &[1; 64 << 10], 64 << 10);
     let part = range(2 * BLOCK, BLOCK);
     image.write(part, 7);
-    let file = image.device.single_read(part).expect("one layer has it");
+    let read = image.device.single_read(part).expect("one layer has it");
+    let lease = image.context.pool.lend(BLOCK as usize).unwrap();
     let mut trust = Trust::default();
     let found = image.device.read_at_once(part, true, &mut trust, 0);
     let Some(Some(mapped)) = found else { panic!("it is in the page cache: {found:?}") };
-    assert!(image.device.still_holds(part, file));
+    assert!(image.device.still_holds(part, read, &lease));
     assert_eq!(image.device.standing(&mapped, None, 0), Standing::There);
     image.zero(part, true, false);
-    assert!(!image.device.still_holds(part, file));
+    assert!(!image.device.still_holds(part, read, &lease));
     assert_eq!(image.device.standing(&mapped, None, 0), Standing::Gone);
     image.write(part, 8);
-    assert!(image.device.still_holds(part, file));
+    assert!(image.device.still_holds(part, read, &lease));
     assert_eq!(image.device.standing(&mapped, None, 0), Standing::There);
 }
 

@@ -7,12 +7,15 @@
 //! Whoever asks for it is told how far it is after a moment, and asks again: no answer takes long.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::collecting_work::GarbageWork;
 use super::offers::Stores;
 use super::one::OneStore;
 use super::perform::PerformError;
+use crate::backend::HomeTask;
+use crate::control::plane::Plane;
 use crate::store::collect::PackCollection;
 use crate::store::collected::CollectedLost;
 use crate::store::error::StoreError;
@@ -107,7 +110,7 @@ impl Stores {
             });
             let (back, result) = turn.await?;
             collection = back;
-            one.of.store.forget_packs(&collection.take_gone());
+            one.forget_packs(collection.take_gone(), &self.plane);
             told.progress.set(collection.progress());
             told.found.set(collection.found());
             if collection.is_done() && result.is_ok() {
@@ -121,6 +124,24 @@ impl Stores {
             }
             // Clients have half of the time that this takes.
             tokio::time::sleep(began.elapsed()).await;
+        }
+    }
+}
+
+impl OneStore {
+    /// Has packs closed that are gone, whose room comes back with that.
+    fn forget_packs(&self, gone: Vec<u64>, plane: &Plane) {
+        if gone.is_empty() {
+            return;
+        }
+        self.of.store.forget_packs(&gone);
+        let gone: Arc<[u64]> = gone.into();
+        for entry in self.open_entries(plane) {
+            let image = entry.export().and_then(|export| export.image());
+            if image.is_some_and(|image| image.has_packs_open()) {
+                // A shard without room for the message closes them with the image.
+                let _sent = plane.visit(&entry, HomeTask::ForgetPacks(Arc::clone(&gone)));
+            }
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What completions brought.
 
+use crate::backend::SingleRead;
 use crate::block::ByteRange;
 use crate::ring::{Completion, Payload};
 use crate::ring::{Event, Operation, Owner, SendBatch};
@@ -65,13 +66,16 @@ impl Shard {
     /// all that can happen.
     fn single_ended(&mut self, id: RequestId, event: Event) {
         let Completion { result, operation, .. } = self.ring.collect(event);
-        let Operation::Read { lease, file, .. } = operation else { unreachable!("it comes back as it went") };
+        let Operation::Read { lease, file, offset: at, .. } = operation else {
+            unreachable!("it comes back as it went")
+        };
         let record = self.requests.record(id);
         let timing = record.timing.as_ref().expect("it was admitted");
         let (offset, length) = (timing.offset, timing.length);
         let range = ByteRange::new(offset, length).expect("it was one before");
         let peer = &self.connections[record.connection as usize].peer;
-        if result != Ok(length as u32) || !peer.device.still_holds(range, file) {
+        let read = SingleRead { file, offset: at };
+        if result != Ok(length as u32) || !peer.device.still_holds(range, read, &lease) {
             let peer = Rc::clone(peer);
             let (action, flags) = (Action::Read { in_parts: false }, Default::default());
             let work = Work { action, range, flags, lease: Some(lease) };

@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use slab::Slab;
 
-use crate::backend::{FILES_PER_EXPORT, Outstanding, ShardContext};
+use crate::backend::{FILES_PER_EXPORT, Outstanding, ShardContext, SharedParts};
 use crate::config::{Limits, Pinning};
 use crate::exec::{Background, Helpers, ReadyList};
-use crate::ring::{BufferPool, OpKey, Ring, RingError, RingOptions};
+use crate::ring::{BufferPool, OpKey, Ring, RingError, RingOptions, SharedLease};
 use crate::shard::admission::Admission;
 use crate::shard::busy_poll::BusyPoll;
 use crate::shard::departure::Departure;
@@ -142,8 +142,6 @@ impl Shard {
         let ready = ReadyList::new(&doorbell);
         let helpers = Helpers::start(limits.helpers(files), &doorbell, &ring)
             .map_err(|error| ShardStartError::System("helper threads", error))?;
-        let mut zeroes = pool.lend(ZEROES).expect("the arena is empty");
-        zeroes.bytes_mut(0..ZEROES).fill(0);
         let outstanding = Outstanding::new(&doorbell, ready.clone(), ring.clone());
         let context = ShardContext {
             shard: index,
@@ -154,7 +152,8 @@ impl Shard {
             background: Background::default(),
             outstanding,
             workers_per_export: limits.workers_per_export,
-            zeroes: zeroes.freeze(),
+            shared: SharedParts::default(),
+            zeroes: zeroes(&pool),
         };
         let ((answered, opened, visited), pieces) = (Default::default(), limits.pieces_per_send);
         let shared = TaskContext { context, answered, opened, visited };
@@ -198,3 +197,10 @@ impl Shard {
 
 /// Bytes of zeroes to write where nothing better works.
 const ZEROES: usize = 256 << 10;
+
+/// Those, of memory that nobody has used yet.
+fn zeroes(pool: &BufferPool) -> SharedLease {
+    let mut zeroes = pool.lend(ZEROES).expect("the arena is empty");
+    zeroes.bytes_mut(0..ZEROES).fill(0);
+    zeroes.freeze()
+}

@@ -41,12 +41,12 @@ pub(crate) use file::PackFile;
 pub(crate) use groups::{LocatedChunk, PackedChunk};
 pub(crate) use header::PackIdentity;
 pub(crate) use key::{ChunkHash, ChunkHint, ChunkKey, ChunkKind, ChunkSpace, HashAlgorithm};
-pub(crate) use read::PackReader;
+pub(crate) use read::{PackReader, have_checksums};
 pub(crate) use uncached::UncachedFile;
 pub(crate) use write::PackWriter;
 
 /// Bytes in front of the payloads, and what payloads that are not compressed are multiples from.
-const PAGE: u64 = 4096;
+pub(crate) const PAGE: u64 = 4096;
 /// Bytes of a node of a manifest at most: payloads may be that long, however small chunks are.
 const MOST_NODE_BYTES: u32 = 16 << 10;
 /// Bytes of header and payloads at most.

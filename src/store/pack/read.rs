@@ -173,8 +173,7 @@ impl<F: PackFile> PackReader<F> {
         wanted: Range<u32>,
     ) -> Result<Option<Vec<u8>>, PackError> {
         let CheckedEntry { slot, entry, checksums } = chunk.entry();
-        let is_verified = self.verified[slot as usize / 64].load(Ordering::Relaxed) >> (slot % 64) & 1 == 1;
-        if !is_verified || entry.codec != ChunkCodec::Raw || wanted.end > entry.bytes {
+        if !self.is_verified(slot) || entry.codec != ChunkCodec::Raw || wanted.end > entry.bytes {
             return Ok(None);
         }
         let page = PAGE as u32;
@@ -190,12 +189,36 @@ impl<F: PackFile> PackReader<F> {
         Ok(Some(pages))
     }
 
+    /// Where the contents of a chunk lie in the file as they are, if it was verified as a whole before and is
+    /// not compressed: an offset, and how many bytes.
+    pub(crate) fn known_place(&self, chunk: &LocatedChunk) -> Option<(u64, u32)> {
+        let CheckedEntry { slot, entry, .. } = chunk.entry();
+        let is_known = self.is_verified(slot) && entry.codec == ChunkCodec::Raw;
+        is_known.then_some((entry.offset, entry.bytes))
+    }
+
+    fn is_verified(&self, slot: u32) -> bool {
+        self.verified[slot as usize / 64].load(Ordering::Relaxed) >> (slot % 64) & 1 == 1
+    }
+
     /// Bytes of memory that it takes for as long as it is open, beside groups that were used lately.
     #[cfg(test)]
     pub(super) fn kept_bytes(&self) -> usize {
         let order = self.order.get().map_or(0, HashOrder::kept_bytes);
         self.groups.kept_bytes() + size_of_val(&*self.verified) + order
     }
+}
+
+impl LocatedChunk {
+    /// The checksums of the pages of its payload.
+    pub(crate) fn checksums(&self) -> &[u32] {
+        self.entry().checksums
+    }
+}
+
+/// Whether pages have these checksums.
+pub(crate) fn have_checksums(pages: &[u8], checksums: &[u32]) -> bool {
+    pages.len() <= checksums.len() * PAGE as usize && check_pages(pages, checksums, (0, 0)).is_ok()
 }
 
 /// The contents of a chunk of a pack, verified.

@@ -199,7 +199,7 @@ impl Connection {
         feeding.admission.begin_work(&mut record.grant);
         record.timing = Some(timing);
         feeding.started.push(id);
-        match self.single_file(&work) {
+        match self.single_read(&work) {
             Some(file) => read_alone(id, file, work, feeding),
             None => feeding.jobs.push(ShardJob::Request(id, Rc::clone(&self.peer), work)),
         }
