@@ -3,6 +3,7 @@
 
 mod container;
 mod observability;
+mod toolchain;
 
 use std::path::Path;
 use std::process::Command;
