@@ -10,6 +10,9 @@ use crate::support::raw::{Connection, Mode};
 use crate::support::server::Options;
 use crate::{http, peers, python};
 
+/// What promtool runs: series, and which alerts they are to cause.
+const ALERTS_TEST: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/packages/alerts_test.yaml");
+
 /// By the name of a series: its labels, each with the values that were seen.
 type Series = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 
@@ -178,7 +181,30 @@ fn promtool_has_nothing_to_say() {
     }
     let rules = promtool(&["check", "rules", &format!("{PACKAGES}/observability/alerts.yaml")], "");
     assert!(rules.contains("SUCCESS"), "{rules}");
+    let fired = promtool(&["test", "rules", ALERTS_TEST], "");
+    assert!(fired.contains("SUCCESS"), "{fired}");
     assert_eq!(promtool(&["check", "metrics"], &printed()), "");
+}
+
+/// In the file that promtool runs: silent for all, and then firing for what is wrong, with the labels that its sentences have.
+#[test]
+fn each_alert_is_tried() {
+    let (alerts, tests) = (read("alerts.yaml"), std::fs::read_to_string(ALERTS_TEST).expect("the tests"));
+    let tests: Vec<_> = tests.split("  - name: ").skip(1).collect();
+    let alerts: Vec<_> = alerts.split("- alert: ").skip(1).collect();
+    assert!(alerts.len() > 10 && alerts.len() == tests.len(), "{} alerts", alerts.len());
+    for alert in alerts {
+        let name = alert.lines().next().expect("a name");
+        let test = tests.iter().find(|test| test.lines().next() == Some(name));
+        let test = test.unwrap_or_else(|| panic!("nothing tries {name}"));
+        let (silent, firing) = test.split_once("exp_samples: []").expect("it is silent first");
+        let asks = format!("'ALERTS{{alertname=\"{name}\", alertstate=\"firing\"}}'");
+        assert!(silent.contains(&asks) && firing.contains(&asks), "{test}");
+        let (_, fires) = firing.split_once("- labels: ").expect("then it fires");
+        for label in alert.split("$labels.").skip(1).filter_map(|rest| rest.split(' ').next()) {
+            assert!(fires.contains(&format!("{label}=\"")), "{name} has no label {label}: {fires}");
+        }
+    }
 }
 
 #[test]
