@@ -3,6 +3,7 @@
 
 mod container;
 mod observability;
+mod published;
 mod toolchain;
 
 use std::path::Path;
