@@ -18,8 +18,8 @@ use crate::client::uri::{NbdUri, ServerAddress};
 use crate::config::listen::UnixAddress;
 use crate::daemon::within::{NotUp, PrivateDirectory, ServerWithin, exit_code, run_command};
 
-/// `--unix -`: a socket that nobody else knows.
-const PRIVATE: &str = "-";
+/// `--unix -` and `-U -`: a socket that nobody else knows.
+const PRIVATE: &str = UnixAddress::PRIVATE;
 
 /// Serves while the command runs.
 pub(super) fn run(args: &Args) -> Outcome {
@@ -75,16 +75,35 @@ fn server_arguments(words: impl Iterator<Item = OsString>, args: &Args, director
                 }
             }
             text if text.starts_with("--run=") || text == "--unix=-" => {}
-            _ => server.push(word),
+            text => match short_unix(text) {
+                Some((flags, address)) if address.is_empty() || address == PRIVATE => {
+                    if !flags.is_empty() {
+                        server.push(format!("-{flags}").into());
+                    }
+                    let next = address.is_empty().then(|| words.next().unwrap_or_default());
+                    if let Some(address) = next.filter(|address| address != PRIVATE) {
+                        server.extend(["-U".into(), address]);
+                    }
+                }
+                _ => server.push(word),
+            },
         }
     }
-    let is_private = |address: &UnixAddress| *address == UnixAddress::Path(PRIVATE.into());
     let mut front: Vec<OsString> = vec!["--exit-with-parent".into()];
-    if args.unix.iter().any(is_private) || args.unix.is_empty() && args.tcp.is_empty() {
+    if args.unix.iter().any(UnixAddress::is_private) || args.unix.is_empty() && args.tcp.is_empty() {
         front.extend(["--unix".into(), directory.join("socket").into()]);
     }
     front.extend(server);
     front
+}
+
+/// Of a word with `-U`: the flags of one letter in front of it, and the address, which is empty if it is the
+/// next word.
+fn short_unix(word: &str) -> Option<(&str, &str)> {
+    let (flags, address) = word.strip_prefix('-')?.split_once('U')?;
+    // No other flag of one letter can stand there.
+    let is_of_flags = flags.chars().all(|flag| flag == 'v');
+    is_of_flags.then_some((flags, address.strip_prefix('=').unwrap_or(address)))
 }
 
 /// What the command finds in its environment.
@@ -134,6 +153,16 @@ mod tests {
         assert_eq!(inner(&["--tcp", "0", "--run", "ls"]), both(&front, &["--tcp", "0"]));
         assert_eq!(inner(&["--unix", "/s", "--run", "ls"]), both(&front, &["--unix", "/s"]));
         assert_eq!(inner(&["--run=--unix", "--", "--run"]), both(&private, &["--", "--run"]));
+        // As nbdkit's users write it.
+        assert_eq!(inner(&["-U", "-", "disk", "--run", "ls"]), both(&private, &["disk"]));
+        for word in ["-U-", "-U=-"] {
+            assert_eq!(inner(&[word, "disk", "--run", "ls"]), both(&private, &["disk"]), "{word}");
+        }
+        assert_eq!(inner(&["-vU", "-", "--run", "ls"]), both(&private, &["-v"]));
+        assert_eq!(inner(&["-vU-", "--run", "ls"]), both(&private, &["-v"]));
+        assert_eq!(inner(&["-U", "/s", "--run", "ls"]), both(&front, &["-U", "/s"]));
+        assert_eq!(inner(&["-U/s", "--run", "ls", "-v"]), both(&front, &["-U/s", "-v"]));
+        assert_eq!(inner(&["--tcp=U", "--run", "ls"]), both(&front, &["--tcp=U"]));
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub(crate) struct Args {
     #[arg(value_name = "EXPORT", long_help = EXPORT_HELP)]
     pub exports: Vec<ExportConfig>,
     /// Listen on a unix socket; @NAME is an abstract one (repeatable)
-    #[arg(long, value_name = "PATH", help_heading = "Where to listen")]
+    #[arg(long, short = 'U', value_name = "PATH", help_heading = "Where to listen")]
     pub unix: Vec<UnixAddress>,
     /// Who may connect to the --unix sockets, in octal, such as 0660 [default: as the umask says; 0660 with
     /// --unix-group]
@@ -93,7 +93,7 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["unix", "tcp"], help_heading = "Where to listen")]
     pub stdio: bool,
     /// Run a command with the shell and stop when it has ended, with its exit code. It finds `$uri`,
-    /// `$unixsocket` or `$port`, and `$exportname`. Without an address, or with `--unix -`, the socket is one
+    /// `$unixsocket` or `$port`, and `$exportname`. Without an address, or with `-U -`, the socket is one
     /// that nobody else knows
     #[arg(long, value_name = "COMMAND", conflicts_with_all = ["stdio", "pidfile"], help_heading = "How long")]
     pub run: Option<OsString>,
@@ -324,6 +324,13 @@ struct ServeSettings {
 }
 
 fn settings(args: Args) -> Result<ServeSettings, String> {
+    if args.run.is_none() && args.unix.iter().any(UnixAddress::is_private) {
+        return Err(
+            "`--unix -` is a socket that only the command of --run knows: write a path, or ./- for a file \
+                    of that name"
+                .to_owned(),
+        );
+    }
     let unix = args.unix.into_iter().map(ListenAddress::Unix);
     let tcp = args.tcp.into_iter().map(ListenAddress::Tcp);
     let (mode, min_version) = (args.tls_mode, args.tls_min_version);

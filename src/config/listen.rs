@@ -150,6 +150,16 @@ impl UnixAccess {
     }
 }
 
+impl UnixAddress {
+    /// What stands for a socket that only the command of `--run` knows.
+    pub const PRIVATE: &str = "-";
+
+    /// Whether it is that one.
+    pub fn is_private(&self) -> bool {
+        *self == Self::Path(Self::PRIVATE.into())
+    }
+}
+
 impl FromStr for UnixAddress {
     type Err = AddressError;
 

@@ -51,6 +51,22 @@ fn a_command_finds_the_server_and_ends_it() {
     assert!(!Path::new(socket).parent().unwrap().exists(), "nothing is left");
 }
 
+/// As nbdkit's users write it. Without a command nobody would find the socket.
+#[test]
+fn a_dash_is_a_socket_of_the_command_alone() {
+    for dash in [&["-U", "-"][..], &["-U-"], &["--unix", "-"]] {
+        let script = "echo \"$unixsocket\"; test -S \"$unixsocket\" && exit 7";
+        let ended = output(&[dash, &["--run", script, "mem:1M"]].concat());
+        assert_eq!(ended.status.code(), Some(7), "{dash:?}: {}", String::from_utf8_lossy(&ended.stderr));
+        let socket = String::from_utf8(ended.stdout).unwrap();
+        assert!(socket.starts_with('/'), "{dash:?}: {socket}");
+        let ended = output(&[dash, &["mem:1M"]].concat());
+        assert_eq!(ended.status.code(), Some(2), "{dash:?}");
+        assert!(String::from_utf8_lossy(&ended.stderr).contains("--run"), "{ended:?}");
+    }
+    assert!(!Path::new("-").exists());
+}
+
 #[test]
 fn a_command_can_use_it_over_tcp_too() {
     let script = format!("{} info --json \"$uri\" && test \"$port\" -gt 0", binary());
