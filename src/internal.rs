@@ -21,7 +21,8 @@ pub mod canary {
 
 pub mod client {
     pub use crate::client::{
-        Client, ClientError, MappedExtent, Merge, StatusExtent, Timeouts, enter, enter_relayed, info, list,
+        Client, ClientError, MappedExtent, Merge, StatusExtent, Timeouts, enter, enter_relayed, fronted,
+        info, list,
     };
 
     pub mod copy {

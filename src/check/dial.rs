@@ -11,7 +11,8 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::client::uri::ServerAddress;
+use crate::client::uri::{NbdUri, ServerAddress};
+use crate::client::{self, Timeouts};
 
 /// How long a server may take to end once its client is gone.
 const GRACE: Duration = Duration::from_millis(500);
@@ -22,6 +23,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(2);
 pub(crate) enum Dialer {
     /// It listens.
     Address(ServerAddress),
+    /// It listens, and wants TLS: what the probe says is encrypted below it.
+    Secure(NbdUri),
     /// It is started for each connection, with the client on its standard input and output.
     Command(Vec<OsString>),
 }
@@ -61,10 +64,20 @@ impl Drop for ServerProcess {
 }
 
 impl Dialer {
+    /// Whether its connections are encrypted, which a client that is too old for STARTTLS cannot have.
+    pub(super) fn is_secure(&self) -> bool {
+        matches!(self, Self::Secure(_))
+    }
+
     /// A new connection, and the process behind it if it is one.
     pub(super) fn dial(&self, timeout: Duration) -> io::Result<(Socket, Option<ServerProcess>)> {
         match self {
             Self::Address(address) => connect(address, timeout).map(|socket| (socket, None)),
+            Self::Secure(uri) => {
+                let timeouts = Timeouts { connect: timeout, handshake: timeout, silence: timeout };
+                let socket = client::fronted(uri, timeouts).map_err(io::Error::other)?;
+                Ok((Socket::from(socket), None))
+            }
             Self::Command(words) => {
                 let (ours, theirs) = Socket::pair(Domain::UNIX, Type::STREAM, None)?;
                 let output = theirs.try_clone()?;

@@ -11,6 +11,7 @@ use super::Outcome;
 use super::text::{json, print};
 use crate::check::{self, Dialer, Examined, Judgement, Statement, Subject};
 use crate::client::uri::NbdUri;
+use crate::client::{self, ClientError, Timeouts};
 use crate::config::size::parse_duration;
 use trial::TrialArgs;
 
@@ -34,6 +35,7 @@ Examples:
   ringnbd check --danger 'nbd+unix:///scratch?socket=/run/ringnbd.sock'
   ringnbd check --danger -- nbdkit -s memory 128M          a new process for each connection
   ringnbd check --only H3,T13 --danger nbd://localhost/scratch
+  ringnbd check 'nbds://storage/disk?tls-certificates=tls'        encrypted; H28 and H34 cannot be asked so
   ringnbd check --load --danger --duration 1m nbd://localhost/scratch
   ringnbd check --durability --danger -- nbdkit -s file scratch.img
   ringnbd check --durability --danger 'nbd+unix:///?socket=/tmp/s' -- qemu-nbd -t -f raw -e 8 -k /tmp/s scratch.img
@@ -98,6 +100,10 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: Args) -> Outcome {
     if args.trial.durability {
+        let is_secure = args.uri.as_ref().is_some_and(|uri| uri.tls.is_some());
+        if is_secure {
+            return Outcome::refused("--durability asks in plain text: write nbd:// or nbd+unix://");
+        }
         let (address, export) = match args.uri {
             Some(uri) => (Some(uri.address.clone()), uri.export),
             None => (None, args.export),
@@ -123,7 +129,13 @@ pub(crate) fn run(args: Args) -> Outcome {
         });
     }
     let (server, dialer, export) = match args.uri {
-        Some(uri) => (uri.to_string(), Dialer::Address(uri.address.clone()), uri.export),
+        Some(uri) => {
+            let dialer = match dialer(&uri) {
+                Ok(dialer) => dialer,
+                Err(error) => return Outcome::refused(error),
+            };
+            (uri.to_string(), dialer, uri.export)
+        }
         None => {
             let words: Vec<_> = args.command.iter().map(|word| word.to_string_lossy()).collect();
             (words.join(" "), Dialer::Command(args.command.clone()), args.export)
@@ -154,6 +166,16 @@ pub(crate) fn run(args: Args) -> Outcome {
         Outcome::Done if examined.iter().any(|one| one.standing == Judgement::NotMet) => Outcome::Failed,
         other => other,
     }
+}
+
+/// How to reach the server of a URI. One with TLS is asked once as by any client, which says why there is
+/// none.
+fn dialer(uri: &NbdUri) -> Result<Dialer, ClientError> {
+    if uri.tls.is_none() {
+        return Ok(Dialer::Address(uri.address.clone()));
+    }
+    client::info(uri, Timeouts::default())?;
+    Ok(Dialer::Secure(uri.clone()))
 }
 
 /// The statements with these ids, or all; an id that is unknown.

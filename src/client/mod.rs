@@ -13,6 +13,7 @@ mod credentials;
 #[warn(missing_docs)]
 mod error;
 mod extents;
+mod front;
 pub(crate) mod load;
 mod relay;
 #[cfg(not(feature = "tls"))]
@@ -120,6 +121,15 @@ pub fn enter_relayed(
         None => Ok((socket, transmission)),
         Some(secure) => Ok((relay::relayed(socket, secure)?, transmission)),
     }
+}
+
+/// A connection over TLS for a client that says all of NBD itself, its greeting too, and cannot encrypt. It
+/// has to want fixed newstyle; without that, and if there is no TLS, the connection ends.
+///
+/// # Errors
+/// [`ClientError`], while connecting.
+pub fn fronted(uri: &NbdUri, timeouts: Timeouts) -> Result<OwnedFd, ClientError> {
+    Ok(front::fronted(Link::open(uri, timeouts)?)?)
 }
 
 /// Enters the transmission phase over a connected socket, such as the standard input of a process. `name` is

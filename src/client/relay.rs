@@ -13,11 +13,21 @@ use crate::exec::lock;
 /// Bytes that are moved at once.
 const PIECE: usize = 64 << 10;
 
+/// When a connection ends whose client says that nothing else comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RelayEnd {
+    /// At once.
+    OfRequests,
+    /// When the server ends it: replies may be under way.
+    OfReplies,
+}
+
 /// Both sides of a connection. A socket of any kind of server can be read and written as one of TCP.
 struct Relay {
     plain: UnixStream,
     server: TcpStream,
     secure: Mutex<Box<SecureStream>>,
+    ending: RelayEnd,
 }
 
 /// The end of a pair of sockets whose other end is relayed to the server, until either side ends.
@@ -28,7 +38,21 @@ struct Relay {
 /// There is no further socket or thread.
 pub(super) fn relayed(server: OwnedFd, secure: Box<SecureStream>) -> io::Result<OwnedFd> {
     let (given, plain) = UnixStream::pair()?;
-    let relay = Arc::new(Relay { plain, server: server.into(), secure: Mutex::new(secure) });
+    between(plain, server, secure, RelayEnd::OfRequests)?;
+    Ok(given.into())
+}
+
+/// Relays between the two, which end with each other.
+///
+/// # Errors
+/// There is no further thread.
+pub(super) fn between(
+    plain: UnixStream,
+    server: OwnedFd,
+    secure: Box<SecureStream>,
+    ending: RelayEnd,
+) -> io::Result<()> {
+    let relay = Arc::new(Relay { plain, server: server.into(), secure: Mutex::new(secure), ending });
     let requests = Arc::clone(&relay);
     let mut buffers = [vec![0; PIECE], vec![0; PIECE], vec![0; PIECE]];
     let [asked, received, opened] = buffers.each_mut().map(std::mem::take);
@@ -39,15 +63,18 @@ pub(super) fn relayed(server: OwnedFd, secure: Box<SecureStream>) -> io::Result<
         thread("nbd-open").spawn(move || replies.until_its_end(|relay| relay.pass_replies(received, opened)));
     // The first one ends with its sockets.
     begun.inspect_err(|_| relay.end())?;
-    Ok(given.into())
+    Ok(())
 }
 
 impl Relay {
-    fn until_its_end(&self, pass: impl FnOnce(&Self) -> io::Result<()>) {
+    /// `pass` gives whether the other direction goes on.
+    fn until_its_end(&self, pass: impl FnOnce(&Self) -> io::Result<bool>) {
         // Memory that this thread needs is not to be had by writing to the disk above it. Only root may ask.
         let _it_may_be_refused = rustix::process::configure_io_flusher_behavior(true);
-        if let Err(error) = pass(self) {
-            tracing::warn!(%error, "an encrypted connection ended");
+        match pass(self) {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "an encrypted connection ended"),
         }
         self.end();
     }
@@ -59,7 +86,18 @@ impl Relay {
         let _ = self.server.shutdown(Shutdown::Both);
     }
 
-    fn pass_requests(&self, mut buffer: Vec<u8>) -> io::Result<()> {
+    fn pass_requests(&self, buffer: Vec<u8>) -> io::Result<bool> {
+        let passed = self.seal_requests(buffer);
+        if self.ending == RelayEnd::OfRequests {
+            return passed.map(|()| false);
+        }
+        // Each side learns that nothing else comes, or is taken; what the server has said is still passed on.
+        let _ = self.server.shutdown(Shutdown::Write);
+        let _ = self.plain.shutdown(Shutdown::Read);
+        Ok(true)
+    }
+
+    fn seal_requests(&self, mut buffer: Vec<u8>) -> io::Result<()> {
         loop {
             let length = match (&self.plain).read(&mut buffer) {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -76,12 +114,12 @@ impl Relay {
         }
     }
 
-    fn pass_replies(&self, mut received: Vec<u8>, mut opened: Vec<u8>) -> io::Result<()> {
+    fn pass_replies(&self, mut received: Vec<u8>, mut opened: Vec<u8>) -> io::Result<bool> {
         loop {
             loop {
                 let taken = lock(&self.secure).take(&mut opened).map_err(io::Error::other)?;
                 match taken {
-                    Some(0) => return Ok(()),
+                    Some(0) => return Ok(false),
                     Some(length) => (&self.plain).write_all(&opened[..length])?,
                     None => break,
                 }

@@ -147,7 +147,7 @@ impl Link {
     }
 
     /// The handshake of TLS, between those of NBD.
-    fn start_tls(&mut self) -> Result<(), ClientError> {
+    pub(super) fn start_tls(&mut self) -> Result<(), ClientError> {
         let Some(credentials) = &self.credentials else { unreachable!("nobody asked for it") };
         let mut starting = StartingTls::new(credentials).map_err(|source| self.insecure(source))?;
         let mut buffer = [0; 4096];

@@ -3,6 +3,8 @@
 //! Oracles: the conformance suite, which this server passes; what is known of the others, each finding of which was looked at byte by byte.
 //! That each statement finds a planted bug is a test of the command's own (`src/check/tests`).
 
+use std::collections::BTreeSet;
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -10,6 +12,7 @@ use serde_json::Value;
 use crate::client::subject::{Kind, Layout, Subject};
 use crate::peers;
 use crate::support::server::Options;
+use crate::support::tls::write_files;
 
 fn check(arguments: &[&str]) -> peers::Finished {
     peers::run(Command::new(env!("CARGO_BIN_EXE_ringnbd")).arg("check").args(arguments))
@@ -55,6 +58,37 @@ fn this_server_meets_them_read_only_and_direct() {
         let uri = format!("nbd+unix:///{name}?socket={}", server.socket().display());
         let text = check(&["--danger", &uri]).ok();
         assert!(text.contains("\nmet        T6"), "{text}");
+    }
+}
+
+/// What is asked with `nbds://` is encrypted, and a server that does not encrypt is told so.
+#[test]
+fn this_server_meets_them_over_tls() {
+    let files = tempfile::tempdir().unwrap();
+    write_files(files.path());
+    let directory = files.path().display().to_string();
+    let server = Options::new().export("a=mem:128M").export("b=mem:1M").args(["--tls", &directory]).start();
+    let socket = server.socket();
+    let of =
+        |socket: &Path| format!("nbds+unix:///a?socket={}&tls-certificates={directory}", socket.display());
+    let finished = check(&["--danger", "--json", &of(&socket)]);
+    let results: Value = serde_json::from_str(&finished.stdout).unwrap_or_else(|_| panic!("{finished}"));
+    assert_eq!(with_standing(&results, "not_met"), []);
+    assert_eq!(with_standing(&results, "not_asked"), []);
+    let absent = with_standing(&results, "not_applicable");
+    assert!(absent.iter().all(|(id, _)| ["H28", "H34", "T6", "T10", "T10a"].contains(id)), "{absent:?}");
+    let load = check(&["--load", "--danger", "--duration", "1s", "--connections", "2", &of(&socket)]);
+    assert!(load.status.success(), "{load}");
+    // In plain text it would be refused, and there is one that has no TLS.
+    let plain = Options::new().export("a=mem:1M").start();
+    for (uri, part) in [
+        (format!("nbd+unix:///a?socket={}", socket.display()), "TLS"),
+        (of(&plain.socket()), "without encryption it is nbd"),
+        (format!("{}/nowhere", of(&socket)), "/nowhere"),
+    ] {
+        let finished = check(&["--only", "H2", &uri]);
+        assert_eq!(finished.status.code(), Some(2), "{finished}");
+        assert!(finished.stderr.contains(part), "{finished}");
     }
 }
 
@@ -260,3 +294,4 @@ fn trials_say_what_they_need() {
         assert!(finished.stderr.contains(part), "{finished}");
     }
 }
+        (&["--durability", "--danger", "nbds://localhost", "--", "true"], "in plain text"),

@@ -2,8 +2,10 @@
 //! updates of ours; and what a user is told when it fails. What is written is compared behind the server's back.
 
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -125,7 +127,7 @@ fn command(
     image: &Path,
     port: Option<u16>,
     socket: &Path,
-) -> Option<std::process::Command> {
+) -> Option<Command> {
     let (files, port_text) = (files.display(), port.unwrap_or_default().to_string());
     if matches!(whose, Whose::QemuNbd | Whose::OldQemuNbd) {
         let mut command = peers::command("qemu-nbd")?;
@@ -259,6 +261,33 @@ fn keys_of_the_client_are_renewed_under_load() {
         served.metric("ringnbd_tls_key_updates_total{by=\"client\"}") >= 12
     });
     assert_eq!(served.metric("ringnbd_tls_record_errors_total"), 0);
+}
+
+/// The line of a call of QEMU's program lists as that one does.
+#[test]
+fn a_call_of_qemu_nbd_lists_encrypted() {
+    for with in [With::Certificates, With::SharedKey] {
+        let served = Secured::serve(Whose::Ringnbd, with).unwrap();
+        let (socket, directory) = (served.socket.display(), served.files.path().display());
+        let mut line = format!("-L -k {socket} --tls-creds t --object ");
+        line += &match with {
+            With::Certificates => {
+                format!("tls-creds-x509,id=t,endpoint=client,dir={directory} --tls-hostname localhost")
+            }
+            With::SharedKey => format!("tls-creds-psk,id=t,endpoint=client,dir={directory},username=vm1"),
+        };
+        let link = served.files.path().join("qemu-nbd");
+        symlink(env!("CARGO_BIN_EXE_ringnbd"), &link).unwrap();
+        let listed = peers::run(Command::new(&link).args(line.split(' '))).ok();
+        assert!(listed.contains("12 MiB") && listed.contains("1 export;"), "{listed}");
+        if let Some(mut theirs) = peers::command("qemu-nbd") {
+            let listed = peers::run(theirs.args(line.split(' '))).ok();
+            assert!(listed.contains("exports available: 1"), "{listed}");
+        }
+        // Not in plain text, which the server refuses.
+        let plain = peers::run(Command::new(&link).args(["-L", "-k", &socket.to_string()]));
+        assert_eq!(plain.status.code(), Some(1), "{plain}");
+    }
 }
 
 /// One sentence that has these words.

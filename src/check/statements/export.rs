@@ -253,7 +253,10 @@ fn info_then_go(examiner: &Examiner<'_>) -> ProbeResult<()> {
 }
 
 fn zeroes(examiner: &Examiner<'_>) -> ProbeResult<()> {
-    for flags in [MODERN, NBD_FLAG_C_FIXED_NEWSTYLE, 0, NBD_FLAG_C_NO_ZEROES] {
+    let all = [MODERN, NBD_FLAG_C_FIXED_NEWSTYLE, 0, NBD_FLAG_C_NO_ZEROES];
+    // The others are those of clients too old for TLS.
+    let count = if examiner.subject.dialer.is_secure() { 2 } else { all.len() };
+    for flags in &all[..count] {
         let mut probe = examiner.open()?;
         let offered = u32::from(probe.read_greeting()?);
         let flags = flags & offered;
@@ -330,6 +333,9 @@ fn did_not_ask(examiner: &Examiner<'_>) -> ProbeResult<()> {
 }
 
 fn notls(examiner: &Examiner<'_>) -> ProbeResult<()> {
+    if examiner.subject.dialer.is_secure() {
+        return not_applicable("the server has TLS");
+    }
     let mut probe = examiner.haggling()?;
     if let Ok(OptionAnswer { kind: NBD_REP_ACK, .. }) = probe.ask_last(NBD_OPT_STARTTLS, b"") {
         return not_applicable("the server has TLS");

@@ -117,6 +117,9 @@ fn giant_option(examiner: &Examiner<'_>) -> ProbeResult<()> {
 }
 
 fn old_client(examiner: &Examiner<'_>) -> ProbeResult<()> {
+    if examiner.subject.dialer.is_secure() {
+        return not_applicable("an old client has no TLS");
+    }
     let mut probe = examiner.open()?;
     if probe.read_greeting()? & NBD_FLAG_FIXED_NEWSTYLE == 0 {
         return not_applicable("the server does not offer fixed newstyle");

@@ -336,7 +336,7 @@ fn pipelined(examiner: &Examiner<'_>) -> ProbeResult<()> {
 fn one_server(examiner: &Examiner<'_>) -> ProbeResult<()> {
     match examiner.subject.dialer {
         Dialer::Command(_) => not_applicable("each connection is a server of its own"),
-        Dialer::Address(_) => Ok(()),
+        Dialer::Address(_) | Dialer::Secure(_) => Ok(()),
     }
 }
 

@@ -50,12 +50,15 @@ pub(super) struct QemuNbdArgs {
     pub disconnect: Option<OsString>,
 
     /// Credentials: tls-creds-x509,id=ID,dir=DIR,endpoint=server,verify-peer=off, or
-    /// tls-creds-psk,id=ID,dir=DIR,endpoint=server
+    /// tls-creds-psk,id=ID,dir=DIR,endpoint=server; to list, with endpoint=client
     #[arg(long, value_name = "TYPE,id=ID,...", help_heading = "Encryption")]
     pub object: Vec<String>,
     /// The id of the credentials to use
     #[arg(long, value_name = "ID", help_heading = "Encryption")]
     pub tls_creds: Option<String>,
+    /// To list: the name that the server's certificate must have
+    #[arg(long, value_name = "HOST", help_heading = "Encryption")]
+    pub tls_hostname: Option<String>,
     /// Not here: rights by export are `allow` in ringnbd's configuration
     #[arg(long, value_name = "ID", help_heading = "Encryption")]
     pub tls_authz: Option<String>,

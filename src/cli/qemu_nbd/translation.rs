@@ -9,6 +9,7 @@ use std::path::Path;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
 use super::arguments::QemuNbdArgs;
+use crate::client::uri::{NbdUri, ServerAddress, TlsParameters};
 use crate::config::uri_parts::escaped_path;
 
 /// How a file of QEMU's own format begins.
@@ -59,9 +60,9 @@ pub(super) enum Untranslatable {
     #[error("there is no --object with id={0}")]
     NoCredentials(String),
     #[error(
-        "--object {0}: write tls-creds-x509,id=ID,dir=DIR,endpoint=server or tls-creds-psk,id=ID,dir=DIR,endpoint=server"
+        "--object {0}: write tls-creds-x509,id=ID,dir=DIR,endpoint={1} or tls-creds-psk,id=ID,dir=DIR,endpoint={1}"
     )]
-    Object(String),
+    Object(String, &'static str),
     #[error(
         "with tls-creds-x509, qemu-nbd demands a certificate of each client unless verify-peer=off is there; ringnbd demands it \
          by export: write verify-peer=off, or a configuration with allow = [\"cert.…\"] (`ringnbd serve --config`)"
@@ -77,7 +78,7 @@ pub(super) fn translate(args: &QemuNbdArgs) -> Result<Translated, Untranslatable
         return Ok(plain(Calls::Run(vec!["detach".into(), device.clone()])));
     }
     if args.list {
-        return Ok(plain(Calls::Run(vec!["list".into(), server_uri(args)])));
+        return Ok(plain(Calls::Run(vec!["list".into(), server_uri(args)?])));
     }
     let mut notes = Vec::new();
     let mut serve: Words = vec!["serve".into()];
@@ -126,15 +127,28 @@ fn default_socket(device: &OsStr) -> OsString {
 }
 
 /// The server whose exports are listed.
-fn server_uri(args: &QemuNbdArgs) -> OsString {
-    match &args.socket {
-        Some(path) => format!("nbd+unix:///?socket={}", escaped_path(Path::new(path))).into(),
+fn server_uri(args: &QemuNbdArgs) -> Result<OsString, Untranslatable> {
+    let address = match &args.socket {
+        Some(path) => ServerAddress::Unix(path.into()),
         None => {
             let host = if args.bind == "0.0.0.0" { "localhost" } else { &args.bind };
-            let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-            format!("nbd://{host}:{}", args.port).into()
+            ServerAddress::Tcp { host: host.to_owned(), port: args.port }
         }
-    }
+    };
+    let tls = credentials(args, "client")?.map(|credentials| match credentials {
+        QemuCredentials::Certificates { directory, verifies_peer } => TlsParameters {
+            certificates: Some(directory.into()),
+            hostname: args.tls_hostname.clone(),
+            verify_peer: verifies_peer,
+            ..TlsParameters::default()
+        },
+        QemuCredentials::SharedKey { directory, name } => TlsParameters {
+            psk_file: Some(Path::new(directory).join("keys.psk")),
+            username: Some(name.to_owned()),
+            ..TlsParameters::default()
+        },
+    });
+    Ok(NbdUri { address, export: String::new(), tls }.to_string().into())
 }
 
 fn push_address(args: &QemuNbdArgs, serve: &mut Words) {
@@ -165,11 +179,37 @@ fn push_process(args: &QemuNbdArgs, serve: &mut Words) {
 }
 
 fn push_encryption(args: &QemuNbdArgs, serve: &mut Words) -> Result<(), Untranslatable> {
+    if args.tls_hostname.is_some() {
+        return Err(Untranslatable::Missing("tls-hostname", "it is for --list"));
+    }
+    match credentials(args, "server")? {
+        None => Ok(()),
+        Some(QemuCredentials::Certificates { verifies_peer: true, .. }) => Err(Untranslatable::VerifyPeer),
+        Some(
+            QemuCredentials::Certificates { directory, .. } | QemuCredentials::SharedKey { directory, .. },
+        ) => {
+            serve.extend(["--tls".into(), directory.into()]);
+            Ok(())
+        }
+    }
+}
+
+/// What an `--object` has.
+enum QemuCredentials<'a> {
+    Certificates { directory: &'a str, verifies_peer: bool },
+    SharedKey { directory: &'a str, name: &'a str },
+}
+
+/// Those that `--tls-creds` names, which have to be for this end.
+fn credentials<'a>(
+    args: &'a QemuNbdArgs,
+    endpoint: &'static str,
+) -> Result<Option<QemuCredentials<'a>>, Untranslatable> {
     if args.tls_authz.is_some() {
         let instead = "rights by export are `allow` in a configuration (`ringnbd serve --config`)";
         return Err(Untranslatable::Missing("tls-authz", instead));
     }
-    let Some(wanted) = &args.tls_creds else { return Ok(()) };
+    let Some(wanted) = &args.tls_creds else { return Ok(None) };
     let has_id = |object: &&String| object.split(',').any(|part| part.strip_prefix("id=") == Some(wanted));
     let object = args.object.iter().find(has_id);
     let object = object.ok_or_else(|| Untranslatable::NoCredentials(wanted.clone()))?;
@@ -178,14 +218,16 @@ fn push_encryption(args: &QemuNbdArgs, serve: &mut Words) -> Result<(), Untransl
         parts.find_map(|(name, value)| (name == key).then_some(value))
     };
     let kind = object.split(',').next().unwrap_or_default();
-    let is_off = matches!(value("verify-peer"), Some("off" | "no"));
-    match (kind, value("dir"), value("endpoint")) {
-        ("tls-creds-x509", Some(_), Some("server")) if !is_off => Err(Untranslatable::VerifyPeer),
-        ("tls-creds-x509" | "tls-creds-psk", Some(directory), Some("server")) => {
-            serve.extend(["--tls".into(), directory.into()]);
-            Ok(())
+    let verifies_peer = !matches!(value("verify-peer"), Some("off" | "no"));
+    match (kind, value("dir").filter(|_| value("endpoint") == Some(endpoint))) {
+        ("tls-creds-x509", Some(directory)) => {
+            Ok(Some(QemuCredentials::Certificates { directory, verifies_peer }))
         }
-        _ => Err(Untranslatable::Object(object.clone())),
+        ("tls-creds-psk", Some(directory)) => {
+            // QEMU's name for a client that has none.
+            Ok(Some(QemuCredentials::SharedKey { directory, name: value("username").unwrap_or("qemu") }))
+        }
+        _ => Err(Untranslatable::Object(object.clone(), endpoint)),
     }
 }
 
@@ -333,8 +375,21 @@ mod tests {
 
     #[test]
     fn calls_that_do_other_things() {
-        assert_eq!(run("-L -b ::1 -p 7"), "list nbd://[::1]:7");
+        assert_eq!(run("-L -b ::1 -p 7"), "list nbd://[::1]:7/");
         assert_eq!(run("--list -k /s"), "list nbd+unix:///?socket=/s");
+        let psk = "-L --object tls-creds-psk,id=t,dir=/d,endpoint=client,username=vm1 --tls-creds t";
+        assert_eq!(run(psk), "list nbds://vm1@localhost/?tls-psk-file=/d/keys.psk");
+        assert_eq!(
+            run(&psk.replace(",username=vm1", "")),
+            "list nbds://qemu@localhost/?tls-psk-file=/d/keys.psk"
+        );
+        let x509 = "-L -k /s --object tls-creds-x509,id=t,dir=/d,endpoint=client --tls-creds t";
+        assert_eq!(run(x509), "list nbds+unix:///?socket=/s&tls-certificates=/d");
+        let named = x509.replace("endpoint", "verify-peer=off,endpoint") + " --tls-hostname a.b";
+        assert_eq!(
+            run(&named),
+            "list nbds+unix:///?socket=/s&tls-certificates=/d&tls-hostname=a.b&tls-verify-peer=no"
+        );
         assert_eq!(run("-d /dev/nbd0"), "detach /dev/nbd0");
         let serve = "serve --quiet --handshake-timeout 10s --exit-last --leave-terminal --unix /run/lock/qemu-nbd-nbd0 file:d";
         assert_eq!(run("-f raw -c /dev/nbd0 d"), format!("{serve} & attach --device /dev/nbd0"));
@@ -352,11 +407,23 @@ mod tests {
                 Untranslatable::VerifyPeer,
             ),
             ("--tls-creds t d", Untranslatable::NoCredentials("t".into())),
-            ("--object secret,id=t --tls-creds t d", Untranslatable::Object("secret,id=t".into())),
+            ("--object secret,id=t --tls-creds t d", Untranslatable::Object("secret,id=t".into(), "server")),
+            // Of the other end.
+            (
+                "--object tls-creds-psk,id=t,dir=/d,endpoint=client --tls-creds t d",
+                Untranslatable::Object("tls-creds-psk,id=t,dir=/d,endpoint=client".into(), "server"),
+            ),
+            (
+                "-L --object tls-creds-psk,id=t,dir=/d,endpoint=server --tls-creds t",
+                Untranslatable::Object("tls-creds-psk,id=t,dir=/d,endpoint=server".into(), "client"),
+            ),
+            // Never in plain text instead.
+            ("-L --tls-creds t", Untranslatable::NoCredentials("t".into())),
         ] {
             assert_eq!(translated(line), Err(error), "{line}");
         }
         assert!(matches!(translated("--tls-authz a d"), Err(Untranslatable::Missing("tls-authz", _))));
+        assert!(matches!(translated("--tls-hostname a d"), Err(Untranslatable::Missing("tls-hostname", _))));
     }
 
     #[test]
