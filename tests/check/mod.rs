@@ -158,6 +158,30 @@ fn the_page_of_the_guide_has_every_statement() {
     assert_eq!(not_met_on_the_page("ringnbd"), [""; 0]);
 }
 
+/// The guide's page on the protocol names all others, and says why they are not asked.
+#[test]
+fn statements_that_are_not_asked_have_a_reason() {
+    let list = check(&["--list"]).ok();
+    // H3a and H3b belong to H3.
+    let number = |id: &str| id.trim_end_matches(|c: char| c.is_ascii_lowercase()).to_owned();
+    let asked: BTreeSet<String> =
+        list.lines().filter_map(|line| line.split_whitespace().next()).map(number).collect();
+    let (_, rest) =
+        include_str!("../../src/doc/guide/protocol.md").split_once("| Why not of any server |").unwrap();
+    let rows: Vec<Vec<&str>> = rest
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with("| "))
+        .map(|line| line.trim_matches('|').split(" | ").map(str::trim).collect())
+        .collect();
+    assert!(rows.iter().all(|row| row.len() == 3 && row.iter().all(|cell| !cell.is_empty())), "{rows:?}");
+    let told: Vec<&str> = rows.iter().map(|row| row[0]).collect();
+    let all = (1..=34).map(|number| format!("H{number}")).chain((1..=43).map(|number| format!("T{number}")));
+    let wanted: Vec<String> = all.filter(|id| !asked.contains(id)).collect();
+    assert!(wanted.len() < 30, "{asked:?}");
+    assert_eq!(told, wanted, "src/doc/guide/protocol.md");
+}
+
 #[test]
 fn qemu_nbd() {
     // T33b is a matter of time: it cancels READs that are under way. T14a is one of the file system: blocks that were never written are holes.
@@ -287,6 +311,7 @@ fn trials_say_what_they_need() {
         (&["--durability", "--danger", "--", "/no/such/program"], "cannot check"),
         (&["--durability", "--danger", "nbd+unix:///?socket=/tmp/none", "--", "true"], "does not listen"),
         (&["nbd://localhost", "--", "true"], "--durability"),
+        (&["--durability", "--danger", "nbds://localhost", "--", "true"], "in plain text"),
         (&["--load", "--danger", "nbd+unix:///?socket=/no/such"], "cannot connect"),
     ] {
         let finished = check(arguments);
@@ -294,4 +319,3 @@ fn trials_say_what_they_need() {
         assert!(finished.stderr.contains(part), "{finished}");
     }
 }
-        (&["--durability", "--danger", "nbds://localhost", "--", "true"], "in plain text"),
