@@ -207,6 +207,7 @@ pub async fn release_unread(
 #[cfg(test)]
 mod tests {
     use super::super::bug::plant;
+    use super::super::collect::{CollectOptions, collect_tier};
     use super::super::directory::DirectoryObjects;
     use super::super::own::{Pusher, TakeOver, own};
     use super::super::waiting::run;
@@ -233,6 +234,39 @@ mod tests {
         );
         plant(Some(TierBug::HoldNotLookedAt));
         assert!(held().is_ok() && named().is_ok(), "this test sees it");
+        plant(None);
+    }
+
+    /// Of two images that were cloned one is gone: what the other one reads stays, in collections too.
+    #[test]
+    fn what_an_image_reads_is_held_on() {
+        let directory = tempfile::tempdir().unwrap();
+        let objects = DirectoryObjects::new(directory.path()).unwrap();
+        let mut record = PushRecord::example();
+        let (store, read_pack) = (record.store, record.packs[0].key);
+        let who = Pusher { store, host: "here".to_owned() };
+        run(own(&objects, &who, &record.image, TakeOver::No)).unwrap();
+        // The snapshots were taken out since.
+        plant(Some(TierBug::HoldNotLookedAt));
+        run(hold(&objects, &record, (store, "reader"))).unwrap();
+        record.packs[0].key.number += 1;
+        run(hold(&objects, &record, (store, "gone"))).unwrap();
+        plant(None);
+        let pack = directory.path().join(read_pack.object());
+        std::fs::create_dir_all(pack.parent().unwrap()).unwrap();
+        std::fs::write(&pack, [7]).unwrap();
+        let ends = || run(release_unread(&objects, store, &|pack| *pack == read_pack, 0)).unwrap();
+        let collect = || {
+            let options = CollectOptions { grace_s: 0, expiry_s: 0 };
+            for _ in 0..3 {
+                run(collect_tier(&objects, options)).unwrap();
+            }
+            pack.exists()
+        };
+        assert_eq!((ends(), ends()), (1, 0), "what nothing reads ends once");
+        assert!(collect());
+        plant(Some(TierBug::ReadHoldReleased));
+        assert_eq!((ends(), collect()), (1, false), "this test sees it");
         plant(None);
     }
 }
