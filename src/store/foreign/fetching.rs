@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
+use super::clock::FetchClock;
+use super::outage::{FetchAttempts, TierOutage};
 use super::source::{RangeSource, SourceError, SourcePack};
 use crate::mutex::lock;
-use crate::pause::GrowingPause;
 
 /// Threads that fetch what somebody waits for: requests that are under way at once. They have the rights of
 /// whoever opened the store, which the threads that read it may not have.
@@ -20,8 +21,6 @@ const MOST_WAITING: usize = 4096;
 const AHEAD_THREADS: usize = 4;
 /// Ranges that wait for them; more are not fetched ahead.
 const MOST_AHEAD: usize = 256;
-/// Between attempts.
-const PAUSES: GrowingPause = GrowingPause::new(Duration::from_millis(50), Duration::from_secs(2));
 /// Between two warnings.
 const TOLD_EVERY: Duration = Duration::from_secs(10);
 
@@ -80,8 +79,8 @@ pub(super) struct TierFetching {
     source: RwLock<Option<Arc<dyn RangeSource>>>,
     limits: RwLock<TierLimits>,
     pub(super) counts: TierCounts,
-    /// Since when nothing has been answered, if the last attempt was not.
-    out_since: Mutex<Option<Instant>>,
+    outage: Mutex<TierOutage>,
+    clock: FetchClock,
     /// When a failure was told last.
     told: Mutex<Option<Instant>>,
     threads: Mutex<Option<FetchThreads>>,
@@ -95,8 +94,8 @@ impl std::fmt::Debug for TierFetching {
 
 impl TierFetching {
     pub(super) fn new() -> Self {
-        let (source, limits, counts, out_since, told, threads) = Default::default();
-        Self { source, limits, counts, out_since, told, threads }
+        let (source, limits, counts, outage, clock, told, threads) = Default::default();
+        Self { source, limits, counts, outage, clock, told, threads }
     }
 
     /// Bytes come from here. The calling thread's rights are those of the threads that fetch ahead.
@@ -132,6 +131,15 @@ impl TierFetching {
         *self.limits.write().unwrap_or_else(PoisonError::into_inner) = limits;
     }
 
+    pub(super) const fn clock(&self) -> &FetchClock {
+        &self.clock
+    }
+
+    /// When a read fails that begins now.
+    pub(super) fn deadline(&self) -> Instant {
+        self.clock.now() + self.limits().wait
+    }
+
     pub(super) fn limits(&self) -> TierLimits {
         *self.limits.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -153,17 +161,21 @@ impl TierFetching {
     ) -> Result<Vec<u8>, SourceError> {
         let no_source = || SourceError::Unreachable("this store has not been told where it is".to_owned());
         let source = self.source().ok_or_else(no_source)?;
-        let mut pause = PAUSES;
+        let mut attempts = FetchAttempts::until(deadline);
         loop {
             let answer = match deadline {
-                Some(deadline) => self.asked(&source, pack, range, self.attempt_until(deadline)),
+                Some(deadline) => {
+                    let limit = self.limits().wait;
+                    let until = lock(&self.outage).attempt_until(deadline, self.clock.now(), limit);
+                    self.asked(&source, pack, range, until)
+                }
                 None => source.read_range(pack, range.clone()),
             };
             let error = match answer {
                 Ok(bytes) if bytes.len() as u64 == range.end - range.start => {
                     TierCounts::add(&self.counts.fetches, 1);
                     TierCounts::add(&self.counts.fetched_bytes, bytes.len() as u64);
-                    self.set_out(false);
+                    lock(&self.outage).end();
                     return Ok(bytes);
                 }
                 Ok(bytes) => SourceError::Unreachable(format!(
@@ -177,24 +189,14 @@ impl TierFetching {
             TierCounts::add(&self.counts.failed, 1);
             self.tell(&error);
             if matches!(error, SourceError::Missing(_)) {
-                self.set_out(false);
+                lock(&self.outage).end();
                 return Err(error);
             }
-            let out_until = self.set_out(true) + self.limits().wait;
-            let until = deadline.map(|deadline| deadline.min(out_until));
-            if until.is_none_or(|until| Instant::now() + pause.upcoming() >= until) {
-                return Err(error);
-            }
-            std::thread::sleep(pause.take());
+            let (now, limit) = (self.clock.now(), self.limits().wait);
+            let pause = { attempts.after_failure(&mut lock(&self.outage), now, limit) };
+            let Some(pause) = pause else { return Err(error) };
+            self.clock.sleep(pause);
         }
-    }
-
-    /// How long an attempt is waited for. When nothing has been answered for as long as the limit, that is a
-    /// tenth of it.
-    fn attempt_until(&self, deadline: Instant) -> Instant {
-        let since = *lock(&self.out_since);
-        let wait = self.limits().wait;
-        since.map_or(deadline, |since| deadline.min((since + wait).max(Instant::now() + wait / 10)))
     }
 
     /// One attempt, by another thread, which is not waited for longer than that.
@@ -223,16 +225,6 @@ impl TierFetching {
             *told = Some(Instant::now());
             tracing::warn!(%error, "a tier does not give what is read; it is asked again as long as reads may wait");
         }
-    }
-
-    /// Notes whether the tier answers; since when it does not.
-    fn set_out(&self, is_out: bool) -> Instant {
-        let mut since = lock(&self.out_since);
-        if is_out {
-            return *since.get_or_insert_with(Instant::now);
-        }
-        *since = None;
-        Instant::now()
     }
 }
 

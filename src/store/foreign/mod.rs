@@ -22,9 +22,11 @@
 //! when a node is read. One of a pack that is not known here is none, and the chunk is looked for.
 
 mod bucket_source;
+mod clock;
 mod directory_source;
 mod fetching;
 mod ledger;
+mod outage;
 mod partial;
 mod placed;
 mod present;
@@ -36,6 +38,8 @@ pub(in crate::store) mod tests;
 mod tier_sources;
 
 pub(crate) use fetching::TierLimits;
+#[cfg(test)]
+pub(in crate::store) use outage::{FetchAttempts, TierOutage};
 pub(crate) use partial::PartialPack;
 pub(crate) use placed::{PlacedFile, PlacedPack};
 pub(in crate::store) use present::present_ranges;

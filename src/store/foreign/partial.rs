@@ -204,7 +204,8 @@ impl PartialPack {
                 NextStep::Here => return Ok(()),
                 NextStep::Fetch(coming) => self.fetch(&coming, Some(deadline))?,
                 NextStep::Waits => {
-                    let left = deadline.checked_duration_since(Instant::now()).ok_or_else(late)?;
+                    let left =
+                        deadline.checked_duration_since(self.fetching.clock().now()).ok_or_else(late)?;
                     let state = self.state();
                     // It may have come since.
                     if state.coming.iter().any(|coming| coming.start < pages.end && pages.start < coming.end)
@@ -289,7 +290,7 @@ impl PartialPack {
         if self.is_aside(bytes, offset) {
             return Ok(());
         }
-        let deadline = Instant::now() + self.fetching.limits().wait;
+        let deadline = self.fetching.deadline();
         if !self.bring_to_cache(&range, deadline)? {
             let fetched = self.fetching.get(&self.source, &range, Some(deadline)).map_err(failure)?;
             bytes.copy_from_slice(&fetched);
@@ -335,7 +336,7 @@ impl PartialPack {
         if range.end > self.bytes || range.end.saturating_sub(range.start) > MOST_FOOTER {
             return Ok(());
         }
-        let deadline = Instant::now() + self.fetching.limits().wait;
+        let deadline = self.fetching.deadline();
         if !self.bring_to_cache(&range, deadline)? {
             let fetched = self.fetching.get(&self.source, &range, Some(deadline)).map_err(failure)?;
             *lock(&self.aside) = Some((range.start, fetched));

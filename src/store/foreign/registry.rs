@@ -72,6 +72,11 @@ impl ForeignPacks {
         self.ledger.set_cap(limits.cache_bytes);
     }
 
+    #[cfg(test)]
+    pub(in crate::store) fn clock(&self) -> &super::clock::FetchClock {
+        self.fetching.clock()
+    }
+
     /// What was done so far.
     pub(crate) fn figures(&self) -> TierFigures {
         let counts = &self.fetching.counts;

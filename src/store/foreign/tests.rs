@@ -344,6 +344,44 @@ fn a_tier_that_is_gone_is_waited_for_up_to_the_limit_and_read_again_when_it_is_b
     assert!(read(&other.store, "vm2") == read(&one.store, "vm@1"));
 }
 
+/// No answer comes for an hour. The guest asks again after each error, and goes on when the endpoint is back.
+/// No time passes but that of the clock.
+#[test]
+fn an_hour_without_an_answer_costs_reads_their_limit_and_then_they_go_on() {
+    let tier = Arc::new(FakeTier::default());
+    let (one, snapshot) = first(&tier);
+    let limits = TierLimits::default();
+    let mut other = TierHost::new(&tier, limits);
+    other.store.clone_foreign(&name("vm2"), &snapshot).unwrap();
+    let packs = other.store.foreign_packs();
+    let clock = || packs.clock();
+    clock().skip();
+    let begun = clock().now();
+    tier.fails.store(u64::MAX, Ordering::SeqCst);
+    let mut waited = Vec::new();
+    while clock().now() < begun + Duration::from_secs(3600) {
+        let (began, asked) = (clock().now(), tier.asked.load(Ordering::SeqCst));
+        let failed = try_read(&other.store, "vm2").unwrap_err().to_string();
+        assert!(failed.contains("cannot be reached: 503"), "{failed}");
+        waited.push((clock().now() - began, tier.asked.load(Ordering::SeqCst) - asked));
+        clock().sleep(Duration::from_secs(10));
+    }
+    // Pauses grow to two seconds, and none ends behind the limit.
+    let (first, later) = waited.split_first().unwrap();
+    assert!(limits.wait - Duration::from_secs(2) <= first.0 && first.0 < limits.wait, "{first:?}");
+    assert!((10..40).contains(&first.1), "{first:?}");
+    assert!(later.len() > 300 && later.iter().all(|wait| *wait == (Duration::ZERO, 1)), "{later:?}");
+    assert_eq!(other.store.foreign_packs().figures().gave_up, waited.len() as u64);
+    tier.fails.store(0, Ordering::SeqCst);
+    assert!(read(&other.store, "vm2") == read(&one.store, "vm@1"));
+    // What is missed for less than the limit is waited for again.
+    let mut third = TierHost::new(&tier, limits);
+    third.store.clone_foreign(&name("vm3"), &snapshot).unwrap();
+    third.store.foreign_packs().clock().skip();
+    tier.fails.store(first.1 - 1, Ordering::SeqCst);
+    assert!(read(&third.store, "vm3") == read(&one.store, "vm@1"));
+}
+
 /// Readers of one chunk share one request.
 #[test]
 fn concurrent_readers_make_one_request() {
