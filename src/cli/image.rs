@@ -69,8 +69,9 @@ the images read changes, and file systems in them may be damaged.
 
 Columns of `ls`: SIZE of the disk; USED, what its layers take and what its disk has in packs; UNIQUE,
 what would come back if it were removed; SHARED, the part of USED that others have too; RATIO, USED for
-each byte of UNIQUE; DEPTH, its layers; TIER, if something was pushed: which snapshots are on the tier, and
-how much and for how long an image has changed since the latest of them. A ? marks estimates: `ringnbd store gc` counts what is in packs.
+each byte of UNIQUE; DEPTH, its layers; TIER, if something was pushed: of a snapshot \"pushed\" or \"local\",
+of an image how much and for how long it has changed since the latest one that was pushed, or \"local\".
+A ? marks estimates: `ringnbd store gc` counts what is in packs.
 
 JSON keys:
   ls, and what was made or changed   store, nodes

@@ -68,7 +68,12 @@ fn a_list_tells_what_is_on_the_tier() {
         let mut nodes = list["nodes"].as_array().unwrap().iter();
         nodes.find(|node| node["name"] == name).unwrap().clone()
     };
-    let titles = || store.run("image ls STORE").ok().lines().next().unwrap().to_owned();
+    let row = |name: &str| {
+        let table = store.run("image ls STORE").ok();
+        let mut rows = table.lines().filter(|row| row.split_whitespace().next() == Some(name));
+        rows.next().unwrap_or_else(|| panic!("{name}:\n{table}")).trim_end().to_owned()
+    };
+    let titles = || row("NAME");
     tiered(&store, &tier);
     store.run("image checkpoint STORE/golden@v1").ok();
     assert!(!titles().contains("TIER") && of("golden").get("lag").is_none());
@@ -77,6 +82,9 @@ fn a_list_tells_what_is_on_the_tier() {
     assert!(of("golden@v1")["pushed"].as_u64().unwrap() >= of("golden@v1")["created"].as_u64().unwrap());
     assert_eq!(of("golden")["lag"], serde_json::json!({"bytes": 0, "seconds": 0}));
     assert!(of("vm1").get("lag").is_none(), "nothing of it was pushed");
+    for (name, cell) in [("golden", "  no lag"), ("@v1", "  pushed"), ("vm1", "  local")] {
+        assert!(row(name).ends_with(cell), "{}", row(name));
+    }
     {
         let online = online(&store);
         let mut writer = client(&online.server, "golden");
@@ -88,6 +96,8 @@ fn a_list_tells_what_is_on_the_tier() {
     store.run("image checkpoint STORE/golden@v2").ok();
     let bytes = of("golden")["lag"]["bytes"].as_u64().unwrap();
     assert!(bytes > 0, "in packs it is not on the tier yet");
+    assert!(row("@v2").ends_with("  local"), "{}", row("@v2"));
+    assert!(row("golden").ends_with(" s"), "so many seconds: {}", row("golden"));
     store.run("image push STORE/golden@v2").ok();
     assert_eq!(of("golden")["lag"]["bytes"], 0);
     store.run("store tier STORE --off").ok();

@@ -104,13 +104,13 @@ fn as_tree(nodes: &[NodeDescription]) -> String {
     table(&rows, &[false, true, true, true, true, true, true, true][..columns])
 }
 
-/// Whether a snapshot is on the tier, and how far an image is ahead of that.
+/// Where a snapshot is, and how far an image is ahead of what is on the tier.
 fn on_tier(node: &NodeDescription) -> String {
     match (node.pushed, node.lag) {
         (Some(_), _) => "pushed".to_owned(),
         (None, Some(PushLag { bytes: 0, .. })) => "no lag".to_owned(),
         (None, Some(PushLag { bytes, seconds })) => format!("{} {}", human(bytes), age(seconds)),
-        (None, None) => "-".to_owned(),
+        (None, None) => "local".to_owned(),
     }
 }
 
@@ -185,6 +185,46 @@ mod tests {
             "pairs": {},
         }))
         .unwrap()
+    }
+
+    /// A cell for each case, in a store that has pushed something.
+    #[test]
+    fn the_column_of_the_tier_says_what_is_where() {
+        let with = |name: &str, pushed: Option<u64>, lag: Option<(u64, u64)>| {
+            let lag = lag.map(|(bytes, seconds)| PushLag { bytes, seconds });
+            NodeDescription { pushed, lag, ..node(name, None) }
+        };
+        let nodes = [
+            with("even", None, Some((0, 0))),
+            with("even@v1", Some(7), None),
+            with("behind", None, Some((3 << 20, 59))),
+            with("older", None, Some((1 << 30, 7300))),
+            with("oldest", None, Some((512, 200_000))),
+            with("minutes", None, Some((512, 150))),
+            with("new", None, None),
+            with("new@v1", None, None),
+        ];
+        let table = as_tree(&nodes);
+        let cell = |name: &str| {
+            let mut rows = table.lines().map(str::trim).filter(|row| row.split(' ').next() == Some(name));
+            rows.next().unwrap().rsplit("  ").next().unwrap().trim()
+        };
+        for (name, expected) in [
+            ("NAME", "TIER"),
+            ("even", "no lag"),
+            ("behind", "3 MiB 59 s"),
+            ("older", "1 GiB 2 h"),
+            ("oldest", "512 bytes 2 d"),
+            ("minutes", "512 bytes 2 min"),
+            ("new", "local"),
+            ("@v1", "pushed"),
+        ] {
+            assert_eq!(cell(name), expected, "{name}\n{table}");
+        }
+        let of_new = table.lines().last().unwrap();
+        assert!(of_new.trim().starts_with("@v1") && of_new.ends_with("local"), "{table}");
+        let none = as_tree(&[with("new", None, None)]);
+        assert!(!none.contains("TIER") && !none.contains("local"), "{none}");
     }
 
     #[test]
