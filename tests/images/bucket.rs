@@ -108,6 +108,8 @@ pub(super) struct ProxyCounts {
     pub(super) pack_bytes: AtomicU64,
     /// Paths of packs that were uploaded, each time.
     pub(super) uploads: Mutex<Vec<String>>,
+    /// First lines of requests that wait because nothing is answered.
+    waiting: Mutex<Vec<String>>,
     by_fault: Mutex<Vec<ProxyFault>>,
 }
 
@@ -209,6 +211,11 @@ impl FaultProxy {
     /// Requests have no answer for as long as this is so.
     pub(super) fn be_silent(&self, is_so: bool) {
         self.state.is_silent.store(is_so, Ordering::SeqCst);
+    }
+
+    /// How many requests wait now, of those whose first line has this word.
+    pub(super) fn waiting(&self, word: &str) -> usize {
+        self.state.counts.waiting.lock().unwrap().iter().filter(|line| line.contains(word)).count()
     }
 
     /// All requests are refused for this reason, or none any more.
@@ -363,14 +370,26 @@ impl ProxyState {
         Ok((with(&head, "Content-Range", &place), part))
     }
 
-    /// Passes one request on.
-    fn pass(&self, mut client: TcpStream) -> std::io::Result<()> {
-        let (head, body) = read_message(&mut client)?;
+    fn wait_while_silent(&self, line: &str) {
+        let waiting = || self.counts.waiting.lock().unwrap();
+        if !self.is_silent.load(Ordering::SeqCst) {
+            return;
+        }
+        waiting().push(line.to_owned());
         while self.is_silent.load(Ordering::SeqCst) {
             std::thread::sleep(Duration::from_millis(5));
         }
-        std::thread::sleep(Duration::from_millis(self.late_ms.load(Ordering::SeqCst)));
+        let mut waiting = waiting();
+        let at = waiting.iter().position(|other| other == line).unwrap();
+        waiting.swap_remove(at);
+    }
+
+    /// Passes one request on.
+    fn pass(&self, mut client: TcpStream) -> std::io::Result<()> {
+        let (head, body) = read_message(&mut client)?;
         let line = head.lines().next().unwrap().to_owned();
+        self.wait_while_silent(&line);
+        std::thread::sleep(Duration::from_millis(self.late_ms.load(Ordering::SeqCst)));
         let is_get_of_pack = line.starts_with("GET ") && line.contains(".pack");
         let is_get_of_object = is_get_of_pack || line.starts_with("GET ") && line.contains(".json");
         let is_whole = line.starts_with("POST ") && line.contains("uploadId=");

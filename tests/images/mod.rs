@@ -29,6 +29,7 @@ mod tier_clones;
 mod tier_faults;
 mod tier_hosts;
 mod tier_push;
+mod tier_reads;
 mod tier_services;
 mod tracking;
 mod upload;
