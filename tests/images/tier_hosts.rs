@@ -1,14 +1,17 @@
-//! Two hosts and a bucket, each in a network of its own, of which one host is killed again and again.
+//! Two hosts and a bucket, each in a network of its own. The hosts are killed again and again.
 //!
-//! Host A writes, checkpoints and pushes by itself. Host B clones what A has pushed, writes, and pushes that;
-//! meanwhile it boots a guest from a disk of A's, of which nothing is here, and pushes what the guest wrote.
-//! A proxy before the bucket fails some of the requests. Oracle: the bytes that the test wrote by the time of
-//! each snapshot. A third host reads every snapshot whose push was acknowledged, from a store that is new.
+//! Host A writes, checkpoints and pushes by itself, and is killed while it writes, makes a checkpoint, takes
+//! blocks into packs, or pushes. Host B clones what A has pushed, writes, and pushes that; its server and its
+//! push are killed too. Meanwhile B boots a guest from a disk of A's, of which nothing is here, and pushes what
+//! the guest wrote. A proxy before the bucket fails some of the requests. Oracle: the bytes that the test wrote
+//! by the time of each snapshot. A third host reads every snapshot whose push was acknowledged, from a store
+//! that is new.
 //!
 //! `RINGNBD_SEED` is the seed, and `RINGNBD_TIER_KILLS` how often A is killed.
 
 use std::collections::BTreeMap;
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::SeqCst;
 
 use ringnbd::internal::random::Random;
@@ -192,58 +195,192 @@ fn exported(network: &Network, uri: &str) -> Store {
     new
 }
 
+/// What host A is in the middle of when it is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum KilledIn {
+    Write,
+    Checkpoint,
+    /// A server takes blocks into packs by itself.
+    Ingest,
+    Push,
+}
+
+/// In turn. Pushes take longest.
+const KILLED_IN: [KilledIn; 5] =
+    [KilledIn::Push, KilledIn::Write, KilledIn::Checkpoint, KilledIn::Push, KilledIn::Ingest];
+
+/// A write, by its place.
+type PlannedWrite = (usize, Vec<u8>);
+
+fn planned(random: &mut Random) -> PlannedWrite {
+    let length = random.between(1, 60) as usize * 4096;
+    let at = random.below((SIZE - length) as u64 / 4096) as usize * 4096;
+    (at, pattern(random.number(), 0, length))
+}
+
+/// Bytes that a server has written so far, to whatever file.
+fn written(server: &Server) -> u64 {
+    let io = std::fs::read_to_string(format!("/proc/{}/io", server.pid())).unwrap_or_default();
+    io.lines().find_map(|line| line.strip_prefix("wchar: ")?.trim().parse().ok()).unwrap_or_default()
+}
+
 /// Host A, and what it has written.
 struct Writer<'a> {
     network: &'a Network,
     store: Store,
     bytes: Vec<u8>,
+    /// A write that was not answered.
+    unanswered: Option<PlannedWrite>,
     known: Known,
+    /// A snapshot that may be there, and what it has then.
+    pending: Option<(String, Vec<u8>)>,
     snapshots: u64,
-    /// Kills before all was pushed.
+    /// Kills before all was pushed, and those in the middle of each thing.
     cut: u64,
+    cut_in: BTreeMap<&'static str, u64>,
 }
 
 impl Writer<'_> {
+    /// What was answered before the kill is there. Each sector of what was not has its old bytes or the new ones.
+    fn come_back(&mut self, server: &Server) {
+        let found = read(server, "vm");
+        if let Some((at, new)) = self.unanswered.take() {
+            for (index, sector) in new.chunks(512).enumerate() {
+                let range = at + index * 512..at + index * 512 + sector.len();
+                if found[range.clone()] == *sector {
+                    self.bytes[range].copy_from_slice(sector);
+                }
+            }
+        }
+        assert!(found == self.bytes, "what was answered before the kill is there");
+        let Some((node, bytes)) = self.pending.take() else { return };
+        if self.store.names().contains(&node) {
+            self.network.run(&self.store, &format!("image checkpoint STORE/{node}")).ok();
+            self.known.insert(node, bytes);
+        }
+    }
+
+    fn next_node(&mut self) -> String {
+        self.snapshots += 1;
+        format!("vm@s{}", self.snapshots)
+    }
+
     /// Serves, writes, checkpoints and pushes, and is killed at any step.
-    fn live_and_die(&mut self, proxy: &FaultProxy, random: &mut Random) {
-        let mut server = self.network.serve(&self.store, "?push=0s&push-rate=4M");
-        assert!(read(&server, "vm") == self.bytes, "what was answered before the kill is there");
+    fn live_and_die(&mut self, proxy: &FaultProxy, random: &mut Random, killed_in: KilledIn) {
+        let ingest = if killed_in == KilledIn::Ingest { "&ingest=0s" } else { "" };
+        let mut server = self.network.serve(&self.store, &format!("?push=0s&push-rate=4M{ingest}"));
+        self.come_back(&server);
+        match killed_in {
+            KilledIn::Write => self.die_writing(&mut server, random),
+            KilledIn::Checkpoint => self.die_in_a_checkpoint(&mut server, random),
+            KilledIn::Ingest => {
+                write_some(&server, "vm", &mut self.bytes, random);
+                let (node, begun) = (self.next_node(), written(&server));
+                self.network.run(&self.store, &format!("image snapshot STORE/{node}")).ok();
+                self.pending = Some((node.clone(), self.bytes.clone()));
+                self.known.insert(node.clone(), self.bytes.clone());
+                let most = begun + random.below(256 << 10);
+                let is_pushed = |store: &Store| acknowledged(store).contains(&node);
+                wait_until("it ingests", || written(&server) >= most || is_pushed(&self.store));
+                server.crash();
+            }
+            KilledIn::Push => self.die_pushing(&mut server, proxy, random),
+        }
+        let there = acknowledged(&self.store);
+        if let Some((node, bytes)) = self.pending.clone().filter(|(node, _)| there.contains(node)) {
+            self.known.insert(node, bytes);
+        }
+        let there = there.len();
+        println!("killed in a {killed_in:?} with {there} of {} snapshots on the tier", self.snapshots);
+        self.cut += u64::from(killed_in == KilledIn::Push && there < self.known.len());
+    }
+
+    /// After so many answers, with one more write on its way.
+    fn die_writing(&mut self, server: &mut Server, random: &mut Random) {
+        let writes: Vec<_> = (0..40).map(|_| planned(random)).collect();
+        let (answered, last) = (AtomicU64::new(0), random.between(1, 20));
+        std::thread::scope(|scope| {
+            let mut writer = client(server, "vm");
+            let (writes, answered) = (&writes, &answered);
+            scope.spawn(move || {
+                for (at, new) in writes {
+                    if writer.write_at(*at as u64, new).is_err() {
+                        return;
+                    }
+                    answered.fetch_add(1, SeqCst);
+                }
+            });
+            wait_until("it writes", || answered.load(SeqCst) >= last);
+            server.crash();
+        });
+        let answered = answered.load(SeqCst) as usize;
+        for (at, new) in &writes[..answered] {
+            self.bytes[*at..at + new.len()].copy_from_slice(new);
+        }
+        self.unanswered = writes.into_iter().nth(answered);
+        *self.cut_in.entry("write").or_default() += u64::from(self.unanswered.is_some());
+    }
+
+    fn die_in_a_checkpoint(&mut self, server: &mut Server, random: &mut Random) {
+        write_some(server, "vm", &mut self.bytes, random);
+        let (node, begun) = (self.next_node(), written(server));
+        let mut command = self.store.command(&format!("image checkpoint STORE/{node}"));
+        let mut asks =
+            self.network.within(&mut command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let most = begun + random.below(512 << 10);
+        wait_until("a checkpoint", || written(server) >= most || asks.try_wait().unwrap().is_some());
+        server.crash();
+        let is_made = asks.wait().unwrap().success();
+        self.pending = Some((node, self.bytes.clone()));
+        *self.cut_in.entry("checkpoint").or_default() += u64::from(!is_made);
+    }
+
+    fn die_pushing(&mut self, server: &mut Server, proxy: &FaultProxy, random: &mut Random) {
         for _ in 0..random.between(1, 2) {
-            write_some(&server, "vm", &mut self.bytes, random);
-            self.snapshots += 1;
-            let node = format!("vm@s{}", self.snapshots);
+            write_some(server, "vm", &mut self.bytes, random);
+            let node = self.next_node();
             self.network.run(&self.store, &format!("image checkpoint STORE/{node}")).ok();
             self.known.insert(node, self.bytes.clone());
         }
         // It is about to write something else.
         let mut after = self.bytes.clone();
-        write_some(&server, "vm", &mut after, random);
+        write_some(server, "vm", &mut after, random);
         self.bytes = after;
         let requests = || proxy.counts().requests.load(SeqCst);
         let (begun, steps) = (requests(), random.below(40));
         let all = |store: &Store| store.json("store push STORE")["queue"] == 0;
         wait_until("it pushes", || requests() >= begun + steps || all(&self.store));
         server.crash();
-        let there = acknowledged(&self.store).len();
-        println!("killed with {there} of {} snapshots on the tier", self.snapshots);
-        self.cut += u64::from(there < self.known.len());
     }
 }
 
-/// Host B takes the latest snapshot that is there, writes to it, and pushes that.
+/// Host B takes the latest snapshot that is there, writes to it, and pushes that. Its server is killed behind the
+/// writes, and its push in the middle.
 fn write_a_clone(
     (network, store): (&Network, &Store),
     (uri, name): (&str, &str),
     mut bytes: Vec<u8>,
-    random: &mut Random,
+    (proxy, random): (&FaultProxy, &mut Random),
 ) -> Vec<u8> {
     let line = format!("image clone {uri} STORE/{name}");
     wait_until(&line, || network.run(store, &line).status.success() || store.names().contains(&name.into()));
-    let server = network.serve(store, "");
+    let mut server = network.serve(store, "");
     assert!(read(&server, name) == bytes, "{uri} as it was");
     write_some(&server, name, &mut bytes, random);
+    server.crash();
+    let server = network.serve(store, "");
+    assert!(read(&server, name) == bytes, "what B wrote before its kill is there");
     network.run(store, &format!("image checkpoint STORE/{name}@mine")).ok();
+    drop(server);
     let line = format!("image push STORE/{name}@mine");
+    let requests = || proxy.counts().requests.load(SeqCst);
+    let last = requests() + random.below(30);
+    let mut command = store.command(&line);
+    let mut pushes =
+        network.within(&mut command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("B pushes", || requests() >= last || pushes.try_wait().unwrap().is_some());
+    let _it_may_have_ended = pushes.kill();
+    println!("killed B's push: {}", pushes.wait().unwrap());
     wait_until(&line, || network.run(store, &line).status.success());
     bytes
 }
@@ -264,9 +401,12 @@ fn what_was_pushed_by_hosts_that_are_killed_is_there() {
         network: &a,
         store: Store::init(),
         bytes: vec![0; SIZE],
+        unanswered: None,
         known: Known::new(),
+        pending: None,
         snapshots: 0,
         cut: 0,
+        cut_in: BTreeMap::new(),
     };
     let (other, booted, mut of_clones) = (Store::init(), Store::init(), Known::new());
     for (network, store) in [(&a, &one.store), (&b, &other), (&b, &booted)] {
@@ -285,20 +425,22 @@ fn what_was_pushed_by_hosts_that_are_killed_is_there() {
         let (b, booted, from) = (&b, &booted, proxy.uri("/os@v1"));
         let guest = scope.spawn(move || disk.and_then(|_| boot_a_clone((b, booted), &from)).is_some());
         for round in 0..number("RINGNBD_TIER_KILLS").unwrap_or(KILLS) {
-            one.live_and_die(&proxy, &mut random);
+            one.live_and_die(&proxy, &mut random, KILLED_IN[round as usize % KILLED_IN.len()]);
             let there = acknowledged(&one.store);
             if let Some(latest) = there.last().filter(|_| round % 3 == 2) {
                 let (name, bytes) = (format!("b{round}"), one.known[latest].clone());
                 let from = (proxy.uri(&format!("/{latest}")), name.clone());
-                let bytes = write_a_clone((b, &other), (&from.0, &from.1), bytes, &mut random);
+                let bytes = write_a_clone((b, &other), (&from.0, &from.1), bytes, (&proxy, &mut random));
                 of_clones.insert(format!("{name}@mine"), bytes);
             }
         }
         guest.join().unwrap()
     });
+    println!("{} kills with pushes left, in the middle: {:?}", one.cut, one.cut_in);
     assert!(one.cut > 0, "some kill was in the middle of a push");
     // A comes back, and brings what is left.
     let server = a.serve(&one.store, "?push=0s");
+    one.come_back(&server);
     wait_until("all of it is pushed", || acknowledged(&one.store).len() == one.known.len());
     drop(server);
     proxy.fail(0);
