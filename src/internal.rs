@@ -26,7 +26,9 @@ pub mod client {
     };
 
     pub mod copy {
-        pub use crate::client::copy::{CopyError, CopyOptions, CopyPlace, CopyReport, copy};
+        pub use crate::client::copy::{
+            CopyError, CopyOptions, CopyPlace, CopyReport, CopyWatch, copy, size_of,
+        };
     }
 
     pub mod load {

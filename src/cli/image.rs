@@ -9,7 +9,7 @@ mod import;
 mod parts;
 mod show;
 mod tier;
-mod upload;
+pub(super) mod upload;
 mod watched;
 
 use std::path::PathBuf;

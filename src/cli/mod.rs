@@ -76,7 +76,7 @@ pub(crate) enum SubCommand {
     Upgrade(upgrade::Args),
     /// Show which parts of an export are allocated, holes or zeroes
     Map(map::Args),
-    /// Copy a disk from a file or a server to another one
+    /// Copy a disk from a file, a store or a server to another one
     Copy(copy::Args),
     /// Generate load on an export and measure its latency
     Bench(Box<bench::Args>),

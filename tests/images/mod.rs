@@ -5,6 +5,7 @@
 mod bucket;
 mod chains;
 mod collected;
+mod copied;
 mod deep;
 mod deltas;
 mod flattened;

@@ -18,7 +18,7 @@ use crate::support::wait_until;
 const MIB: usize = 1 << 20;
 
 /// A file with holes, zeroes that are written, and an end within a sector.
-fn file_with_holes(store: &Store) -> Vec<u8> {
+pub(super) fn file_with_holes(store: &Store) -> Vec<u8> {
     let mut bytes = vec![0; 9 * MIB + 777];
     bytes[5000..9000].fill(1);
     bytes[4 * MIB..6 * MIB + 4096].copy_from_slice(&pattern(2, 0, 2 * MIB + 4096));

@@ -70,7 +70,10 @@ pub(super) fn fill(
 
 /// A request about an image whose client has just left: the server may not have noticed yet, though it waits
 /// for that too.
-fn once_free(place: StorePlace<'_>, request: &StoreRequest) -> Result<StoreAnswer, RequestError> {
+pub(in crate::cli) fn once_free(
+    place: StorePlace<'_>,
+    request: &StoreRequest,
+) -> Result<StoreAnswer, RequestError> {
     for _ in 1..TRIES {
         match owner::ask_server_of(place, request) {
             Err(RequestError::Server { is_refusal: true, .. }) => {}
@@ -81,7 +84,7 @@ fn once_free(place: StorePlace<'_>, request: &StoreRequest) -> Result<StoreAnswe
 }
 
 /// The name of an image that is not complete. Names are ASCII.
-fn unfinished(name: &StoreName) -> StoreName {
+pub(in crate::cli) fn unfinished(name: &StoreName) -> StoreName {
     let name = &name.as_str()[..name.as_str().len().min(LONGEST)];
     let number = random_uuid().as_u128() as u32;
     format!("{name}-unfinished-{number:08x}")

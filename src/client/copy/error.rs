@@ -76,6 +76,9 @@ pub enum CopyError {
         place: PathBuf,
         error: io::Error,
     },
+    /// Whoever watches has given it up.
+    #[error("the copy was interrupted")]
+    Interrupted,
     /// The two differ afterwards.
     #[error("source and target differ at {0}")]
     Differs(u64),
@@ -84,6 +87,6 @@ pub enum CopyError {
 impl CopyError {
     /// Nothing was copied: what was asked for cannot be done.
     pub fn is_refusal(&self) -> bool {
-        !matches!(self, Self::Client(_) | Self::Io { .. } | Self::Differs(_))
+        !matches!(self, Self::Client(_) | Self::Io { .. } | Self::Interrupted | Self::Differs(_))
     }
 }

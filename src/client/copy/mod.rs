@@ -22,6 +22,7 @@ pub use error::CopyError;
 use jobs::{Between, DataRanges, Jobs};
 pub use place::CopyPlace;
 use worker::CopyShared;
+pub use worker::CopyWatch;
 
 /// How to copy.
 #[derive(Debug, Clone)]
@@ -53,16 +54,23 @@ pub struct CopyReport {
     pub verified: Option<u64>,
 }
 
+/// Bytes of a disk that could be copied.
+///
+/// # Errors
+/// [`CopyError`].
+pub fn size_of(source: &CopyPlace, timeouts: Timeouts) -> Result<u64, CopyError> {
+    Ok(CopyEnd::open_source(source, timeouts)?.size())
+}
+
 /// Copies all of `source` to the beginning of `target`. A file that is the target is made, or emptied before,
 /// unless only changes are copied.
-/// `progress` is told of bytes that are done, by any thread; with `verify` each byte is done twice.
 ///
 /// # Errors
 /// [`CopyError`].
 pub fn copy(
     (source, target): (&CopyPlace, &CopyPlace),
     options: &CopyOptions,
-    progress: &(dyn Fn(u64) + Sync),
+    progress: CopyWatch<'_>,
 ) -> Result<CopyReport, CopyError> {
     let began = Instant::now();
     let places = (source, target);

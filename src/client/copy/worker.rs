@@ -9,6 +9,10 @@ use super::jobs::{CopyJob, Jobs, PIECE, runs};
 /// Reads that a thread keeps under way.
 const DEPTH: usize = 8;
 
+/// Is told of bytes that are done, by any thread; false gives the copy up. With `verify` each byte is done
+/// twice.
+pub type CopyWatch<'a> = &'a (dyn Fn(u64) -> bool + Sync);
+
 /// What the threads share.
 pub(super) struct CopyShared<'a> {
     pub(super) jobs: Jobs,
@@ -16,7 +20,13 @@ pub(super) struct CopyShared<'a> {
     pub(super) target_is_zero: bool,
     pub(super) data: AtomicU64,
     pub(super) stopped: AtomicBool,
-    pub(super) progress: &'a (dyn Fn(u64) + Sync),
+    pub(super) progress: CopyWatch<'a>,
+}
+
+impl CopyShared<'_> {
+    fn progressed(&self, bytes: u64) -> Result<(), CopyError> {
+        if (self.progress)(bytes) { Ok(()) } else { Err(CopyError::Interrupted) }
+    }
 }
 
 /// Copies pieces until there are no more, or another thread has failed.
@@ -55,7 +65,7 @@ fn copy_pieces(from: &mut CopyEnd, to: &mut CopyEnd, shared: &CopyShared<'_>) ->
             } else {
                 to.write(offset, &buffers[slot][run])?;
                 shared.data.fetch_add(length, Ordering::Relaxed);
-                (shared.progress)(length);
+                shared.progressed(length)?;
             }
         }
     }
@@ -65,8 +75,7 @@ fn zero(to: &mut CopyEnd, job: CopyJob, shared: &CopyShared<'_>) -> Result<(), C
     if !shared.target_is_zero {
         to.zero(job.offset, job.length)?;
     }
-    (shared.progress)(job.length);
-    Ok(())
+    shared.progressed(job.length)
 }
 
 /// Compares pieces until there are no more, or a thread has found a difference.
@@ -88,7 +97,7 @@ pub(super) fn compare(
             let length = job.length as usize;
             let (ours, theirs) = (&ours[0][..length], &theirs[0][..length]);
             match ours == theirs {
-                true => Ok(()),
+                true => shared.progressed(job.length),
                 false => {
                     let at = ours.iter().zip(theirs).position(|(one, other)| one != other);
                     Err(CopyError::Differs(job.offset + at.unwrap_or_default() as u64))
@@ -96,7 +105,6 @@ pub(super) fn compare(
             }
         };
         both().inspect_err(|_| shared.stopped.store(true, Ordering::Relaxed))?;
-        (shared.progress)(job.length);
     }
     Ok(())
 }
