@@ -204,7 +204,8 @@ pub mod store {
 
 pub mod sys {
     pub use crate::sys::{
-        WatchedDescriptor, close_on_exec_from, ignore_signals, join_netlink_group, pin_to_cpu,
+        NbdIoctl, WatchedDescriptor, close_on_exec_from, ignore_signals, join_netlink_group, nbd_ioctl,
+        pin_to_cpu,
     };
 
     pub mod confine {

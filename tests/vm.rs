@@ -25,6 +25,8 @@ mod handover;
 mod netlink;
 #[path = "vm/restart.rs"]
 mod restart;
+#[path = "vm/traps.rs"]
+mod traps;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -18,7 +18,7 @@ use crate::client::uri::NbdUri;
 /// udev opens a device for a moment whenever it changes, and the kernel is done with one some time after it
 /// says so.
 const BUSY_FOR: Duration = Duration::from_secs(5);
-const BUSY_PAUSE: Duration = Duration::from_millis(20);
+pub(super) const BUSY_PAUSE: Duration = Duration::from_millis(20);
 
 /// What is asked for.
 #[derive(Debug)]
@@ -177,7 +177,7 @@ fn attach_new(
     if identifier.is_too_long() {
         return Err(AttachError::LongUri);
     }
-    let (sockets, shape) = connections(options)?;
+    let (sockets, shape) = connections(options, options.wishes())?;
     let text = identifier.to_string();
     let wanted = NewDevice {
         index: 0,
@@ -219,11 +219,14 @@ fn attach_new(
 }
 
 /// All connections of a new device.
-fn connections(options: &AttachOptions) -> Result<(Vec<OwnedFd>, DeviceShape), AttachError> {
-    let (first, shape) = link::connect(&options.uri, options.wishes())?;
+pub(super) fn connections(
+    options: &AttachOptions,
+    wishes: LinkWishes,
+) -> Result<(Vec<OwnedFd>, DeviceShape), AttachError> {
+    let (first, shape) = link::connect(&options.uri, wishes)?;
     let mut sockets = vec![first];
     while sockets.len() < shape.connections(options.connections) {
-        let (socket, another) = link::connect(&options.uri, options.wishes())?;
+        let (socket, another) = link::connect(&options.uri, wishes)?;
         if another.size < shape.size {
             return Err(AttachError::Shrunk { device: shape.size, now: another.size });
         }
@@ -233,7 +236,7 @@ fn connections(options: &AttachOptions) -> Result<(Vec<OwnedFd>, DeviceShape), A
 }
 
 /// Tries devices until the kernel takes the connections.
-fn take_a_device(
+pub(super) fn take_a_device(
     wanted: Option<u32>,
     sysfs: &Sysfs,
     mut connect: impl FnMut(u32) -> Result<(), AskFailure>,

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::attaching::of_export;
+use super::by_ioctl;
 use super::error::AttachError;
 use super::identifier::Identifier;
 use super::kernel::Kernel;
@@ -44,13 +45,14 @@ impl FromStr for DetachTarget {
 /// Detaches a device that nobody uses, and waits until nothing of it is left. Gives its name. With `force` it
 /// may be in use, which is an error for whoever uses it, and somebody else's.
 pub(crate) fn detach(target: &DetachTarget, force: bool) -> Result<String, AttachError> {
-    let mut kernel = Kernel::open()?;
     let sysfs = Sysfs::default();
     let device = find(&sysfs, target)?;
     let name = device.name();
+    // Nobody else's device has a supervisor, and every other one of ours an identifier.
+    let is_by_ioctl = device.identifier.is_none() && DeviceLock::holder(device.index).is_some();
     if !force {
         let identifier = device.identifier.as_deref().unwrap_or_default();
-        if identifier.parse::<Identifier>().is_err() {
+        if !is_by_ioctl && identifier.parse::<Identifier>().is_err() {
             return Err(AttachError::Foreign(name));
         }
         // The kernel would detach a disk with a mounted file system as well.
@@ -58,7 +60,7 @@ pub(crate) fn detach(target: &DetachTarget, force: bool) -> Result<String, Attac
             return Err(AttachError::InUse(name));
         }
     }
-    kernel.disconnect(device.index).map_err(|failure| failure.of("the kernel did not detach the device"))?;
+    disconnect(device.index, is_by_ioctl)?;
     stop_supervisor(device.index);
     let deadline = Instant::now() + GONE_WITHIN;
     loop {
@@ -73,6 +75,16 @@ pub(crate) fn detach(target: &DetachTarget, force: bool) -> Result<String, Attac
             return Err(AttachError::Lingers(name));
         }
         sleep(PAUSE);
+    }
+}
+
+fn disconnect(index: u32, is_by_ioctl: bool) -> Result<(), AttachError> {
+    let kernel = if is_by_ioctl { Err(AttachError::NoNetlink) } else { Kernel::open() };
+    match kernel {
+        Err(AttachError::NoNetlink) => by_ioctl::disconnect(index),
+        kernel => {
+            kernel?.disconnect(index).map_err(|failure| failure.of("the kernel did not detach the device"))
+        }
     }
 }
 

@@ -11,6 +11,11 @@ use crate::client::ClientError;
 pub(crate) enum AttachError {
     #[error("this kernel has no NBD client: load it with `modprobe nbd`, as root")]
     NoModule,
+    #[error(
+        "this kernel's NBD client has no netlink, which it has since Linux 4.12: a device is attached by ioctls, and \
+         cannot be adopted or grow"
+    )]
+    NoNetlink,
     #[error("attaching and detaching need CAP_SYS_ADMIN: run it as root")]
     NotAllowed,
     #[error(transparent)]

@@ -11,6 +11,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use super::error::AttachError;
 use super::messages::{self, DeviceStatus, FamilyIds, NewDevice};
 use super::netlink::{KernelReply, NotNetlink, next_reply, request};
+use super::sysfs::Sysfs;
 use crate::sys::join_netlink_group;
 
 /// The status of some thousand devices.
@@ -33,7 +34,7 @@ impl Kernel {
         let mut kernel = Self { socket, ids: unknown, sequence: 0 };
         let query = messages::family_query();
         let answer = match kernel.ask(messages::CTRL_CMD_GETFAMILY, &query) {
-            Err(AskFailure::Kernel(Errno::NOENT)) => return Err(AttachError::NoModule),
+            Err(AskFailure::Kernel(Errno::NOENT)) => return Err(without_a_family()),
             other => other.map_err(|failure| failure.of("cannot ask for the kernel's NBD client"))?,
         };
         kernel.ids = messages::family_ids(&answer)?.ok_or(AttachError::NoModule)?;
@@ -182,6 +183,12 @@ impl News {
         // What is not understood may have been anything.
         Ok(count_dead(&mut datagram, self.family, index).map_or(Heard::TooMuch, Heard::Dead))
     }
+}
+
+/// The module makes devices at once, and the family since Linux 4.12.
+fn without_a_family() -> AttachError {
+    let has_devices = Sysfs::default().devices().is_ok_and(|devices| !devices.is_empty());
+    if has_devices { AttachError::NoNetlink } else { AttachError::NoModule }
 }
 
 fn count_dead(datagram: &mut &[u8], of_nbd: u16, device: u32) -> Result<usize, NotNetlink> {

@@ -24,7 +24,7 @@ pub(crate) struct ListedDevice {
 /// All devices that are attached, or from which something is left.
 pub(crate) fn list() -> Result<Vec<ListedDevice>, AttachError> {
     let statuses = match Kernel::open().and_then(|mut kernel| kernel.statuses()) {
-        Err(AttachError::NotAllowed) => Vec::new(),
+        Err(AttachError::NotAllowed | AttachError::NoNetlink) => Vec::new(),
         Err(AttachError::NoModule) => return Ok(Vec::new()),
         other => other?,
     };

@@ -11,10 +11,14 @@
 //! A device grows with its export. Our own servers end the connections of a device when its export has become
 //! larger, because the supervisor asks for that in each handshake; it connects again, hears the new size, and
 //! has the kernel take it. Other servers are heard when a connection has ended for another reason.
+//!
+//! A kernel before Linux 4.12 has no netlink for its client. There a device is held by a call of a process,
+//! and lasts as long: see `by_ioctl`.
 #![forbid(unsafe_code)]
 
 mod attaching;
 mod attempts;
+mod by_ioctl;
 mod detaching;
 mod error;
 mod growth;
@@ -30,6 +34,7 @@ mod supervise;
 mod sysfs;
 
 pub(crate) use attaching::{AttachOptions, Attached, attach, grow};
+pub(crate) use by_ioctl::{HeldDevice, attach_by_ioctl};
 pub(crate) use detaching::{DetachTarget, detach};
 pub(crate) use error::AttachError;
 pub(crate) use listing::{ListedDevice, list};

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::Outcome;
 use super::outcome::complain;
 use super::text::{exact_and_human, json, print};
-use crate::attach::{self, AttachError, AttachOptions, Attached, DetachTarget};
+use crate::attach::{self, AttachError, AttachOptions, Attached, DetachTarget, HeldDevice};
 use crate::client::uri::{NbdUri, ServerAddress};
 use crate::config::size::parse_duration;
 use crate::daemon;
@@ -33,6 +33,10 @@ A device grows when its export has become larger: at once with a ringnbd server,
 connect again (not with --dead-timeout 0); with another one when its connections were made anew, or by
 --grow. A device never shrinks.
 
+Before Linux 4.12 the kernel's client has no netlink. There, and with --ioctl, the device lasts as long as the
+process that stays behind, and goes with it: a killed one leaves nothing to supervise again, connections
+that end are not replaced and --dead-timeout means nothing, the device does not grow, and it is detached by its name.
+
 Examples:
   ringnbd attach nbd://localhost/disk
   ringnbd attach --device /dev/nbd3 --connections 4 'nbd+unix:///vm1?socket=/run/ringnbd.sock'
@@ -43,7 +47,7 @@ Examples:
 JSON keys:
   device       such as /dev/nbd3
   uri          as given, in its canonical form
-  identifier   what the device carries; its second word is a number of this attaching alone
+  identifier   what the device carries; its second word is a number of this attaching alone; null by ioctls
   size_bytes, connections, read_only
   adopted      true: the device was there before
   supervisor   the process that stays behind
@@ -76,8 +80,11 @@ pub(crate) struct Args {
     #[arg(long)]
     pub foreground: bool,
     /// Have the attached device grow to the size that the server says now, and do nothing else
-    #[arg(long, conflicts_with_all = ["device", "connections", "read_only", "foreground"])]
+    #[arg(long, conflicts_with_all = ["device", "connections", "read_only", "foreground", "ioctl"])]
     pub grow: bool,
+    /// Attach as kernels without netlink have it, and hold the device: see below
+    #[arg(long)]
+    pub ioctl: bool,
     /// Print JSON instead of the device's name
     #[arg(long)]
     pub json: bool,
@@ -90,7 +97,7 @@ pub(crate) struct Args {
 struct AttachedJson {
     device: String,
     uri: String,
-    identifier: String,
+    identifier: Option<String>,
     size_bytes: u64,
     connections: usize,
     read_only: bool,
@@ -125,11 +132,11 @@ pub(crate) fn run(args: Args) -> Outcome {
         dead_timeout: args.dead_timeout,
         read_only: args.read_only,
     };
-    let attached = match attach::attach(&options) {
+    let attached = match AttachedDevice::attach(&options, args.ioctl) {
         Ok(attached) => attached,
         Err(error) => return ended(&error),
     };
-    if print(&answer(&attached, args.json)) != Outcome::Done {
+    if print(&attached.answer(&options.uri, args.json)) != Outcome::Done {
         tracing::warn!("the answer could not be printed");
     }
     if args.foreground {
@@ -137,7 +144,7 @@ pub(crate) fn run(args: Args) -> Outcome {
     } else if let Err(error) = leave_the_terminal() {
         complain("ringnbd", format_args!("the supervisor keeps its terminal: {error}"));
     }
-    let outcome = match attach::supervise(attached) {
+    let outcome = match attached.supervise() {
         Ok(()) => Outcome::Done,
         Err(error) => ended(&error),
     };
@@ -151,20 +158,69 @@ fn ended(error: &AttachError) -> Outcome {
     if error.is_refusal() { Outcome::refused(error) } else { Outcome::failed(error) }
 }
 
-fn answer(attached: &Attached, as_json: bool) -> String {
-    if !as_json {
-        return format!("{}\n", attached.device());
+/// A device of this process.
+enum AttachedDevice {
+    Supervised(Box<Attached>),
+    /// It goes with this process.
+    Held(HeldDevice),
+}
+
+impl AttachedDevice {
+    fn attach(options: &AttachOptions, by_ioctl: bool) -> Result<Self, AttachError> {
+        if by_ioctl {
+            return attach::attach_by_ioctl(options).map(Self::Held);
+        }
+        match attach::attach(options) {
+            Err(error @ AttachError::NoNetlink) => {
+                tracing::warn!("{error}");
+                attach::attach_by_ioctl(options).map(Self::Held)
+            }
+            attached => Ok(Self::Supervised(Box::new(attached?))),
+        }
     }
-    json(&AttachedJson {
-        device: attached.device(),
-        uri: attached.identifier.uri.to_string(),
-        identifier: attached.identifier.to_string(),
-        size_bytes: attached.size,
-        connections: attached.connections,
-        read_only: attached.is_read_only,
-        adopted: attached.is_adopted,
-        supervisor: std::process::id(),
-    })
+
+    fn supervise(self) -> Result<(), AttachError> {
+        match self {
+            Self::Supervised(attached) => attach::supervise(*attached),
+            Self::Held(held) => held.hold(),
+        }
+    }
+
+    fn answer(&self, uri: &NbdUri, as_json: bool) -> String {
+        let (device, supervisor) = (self.device(), std::process::id());
+        if !as_json {
+            return format!("{device}\n");
+        }
+        json(&match self {
+            Self::Supervised(attached) => AttachedJson {
+                device,
+                uri: attached.identifier.uri.to_string(),
+                identifier: Some(attached.identifier.to_string()),
+                size_bytes: attached.size,
+                connections: attached.connections,
+                read_only: attached.is_read_only,
+                adopted: attached.is_adopted,
+                supervisor,
+            },
+            Self::Held(held) => AttachedJson {
+                device,
+                uri: uri.to_string(),
+                identifier: None,
+                size_bytes: held.size,
+                connections: held.connections,
+                read_only: held.is_read_only,
+                adopted: false,
+                supervisor,
+            },
+        })
+    }
+
+    fn device(&self) -> String {
+        match self {
+            Self::Supervised(attached) => attached.device(),
+            Self::Held(held) => held.device(),
+        }
+    }
 }
 
 fn grow(uri: &NbdUri, as_json: bool) -> Outcome {

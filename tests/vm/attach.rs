@@ -6,7 +6,7 @@ use crate::guest::Guest;
 use crate::netlink::{KernelClient, connect};
 
 /// How long the guest of a campaign may take, or one that does much, on a machine that does other things too.
-const CAMPAIGN: Duration = Duration::from_secs(1200);
+pub(crate) const CAMPAIGN: Duration = Duration::from_secs(1200);
 
 /// What every script begins with: a server of the guest's own, over a unix socket and TCP. `serve` and `ringnbd` are the program;
 /// `attach` and `detach` say what failed.
@@ -29,6 +29,12 @@ start() {
 }
 crash() { kill -9 $server; wait $server 2>/dev/null; }
 supervisor() { head -n 1 /run/ringnbd-attach/$(basename $1); }
+lives() { [ -d /proc/$1 ] && ! grep -q 'State:.*Z' /proc/$1/status; }
+of() { grep -l " nbd+unix:///$1?" /sys/block/nbd*/backend 2>/dev/null | cut -d/ -f4; }
+is_supervised() {
+  device=$(of $1); [ -n "$device" ] && lives $(supervisor $device) 2>/dev/null && [ "$(cat /sys/block/$device/size)" = $2 ]
+}
+becomes() { i=0; until is_supervised $1 $2; do sleep 0.1; i=$((i + 1)); [ $i -lt 300 ] || { failed "$1 has no device"; return; }; done; }
 end() {
   [ "$(/bin/ringnbd devices --json | tr -d ' \n')" = '{"devices":[]}' ] || failed "left: $(/bin/ringnbd devices)"
   for pid in /run/ringnbd-attach/*; do
@@ -42,7 +48,7 @@ end() {
 "#;
 
 /// A guest that runs `script` beside a server of `exports`.
-fn guest(exports: &str, script: &str) -> Guest {
+pub(crate) fn guest(exports: &str, script: &str) -> Guest {
     let binary =
         std::env::var("RINGNBD_TEST_BINARY").unwrap_or_else(|_| env!("CARGO_BIN_EXE_ringnbd").into());
     let name = binary.rsplit('/').next().unwrap();
@@ -58,7 +64,7 @@ fn guest(exports: &str, script: &str) -> Guest {
 }
 
 /// The console of a guest that said nothing of failures, and came to its end.
-fn console_of(guest: Guest) -> Option<String> {
+pub(crate) fn console_of(guest: Guest) -> Option<String> {
     let console = guest.run()?.ok().replace('\r', "");
     assert!(console.contains("guest: end") && !console.contains("FAILED"), "{console}");
     Some(console)
@@ -196,12 +202,6 @@ timeout = "5s"
 export = "gone"
 END
 EXPORTS="--config /d/c.toml --attach extra=/dev/nbd9 extra=mem:1M"
-of() { grep -l " nbd+unix:///$1?" /sys/block/nbd*/backend 2>/dev/null | cut -d/ -f4; }
-lives() { [ -d /proc/$1 ] && ! grep -q 'State:.*Z' /proc/$1/status; }
-is_supervised() {
-  device=$(of $1); [ -n "$device" ] && lives $(supervisor $device) 2>/dev/null && [ "$(cat /sys/block/$device/size)" = $2 ]
-}
-becomes() { i=0; until is_supervised $1 $2; do sleep 0.1; i=$((i + 1)); [ $i -lt 300 ] || { failed "$1 has no device"; return; }; done; }
 start
 becomes one 65536; becomes gone 8192; becomes extra 2048
 [ $(of one) = nbd5 ] && [ $(of extra) = nbd9 ] || failed "other devices: $(/bin/ringnbd devices)"

@@ -121,8 +121,8 @@ impl Guest {
         qemu.arg("-kernel").arg(&kernel.image).arg("-initrd").arg(&initramfs);
         // A panic reboots at once, which -no-reboot turns into an end.
         // Emulated on a host that is busy, the timer can be too late for the kernel's check of it, and then it
-        // panics.
-        qemu.args(["-append", "console=ttyS0 panic=-1 quiet no_timer_check"]);
+        // panics. And what looks like a locked processor to it is one that was not emulated for a while.
+        qemu.args(["-append", "console=ttyS0 panic=-1 quiet no_timer_check nosoftlockup"]);
         Some(peers::run_within(self.deadline, qemu.args(&self.arguments), b""))
     }
 
