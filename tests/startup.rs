@@ -30,6 +30,8 @@ mod handover_killed;
 mod handover_pushing;
 #[path = "startup/handover_versions.rs"]
 mod handover_versions;
+#[path = "startup/imported.rs"]
+mod imported;
 #[path = "startup/lifecycle.rs"]
 mod lifecycle;
 #[path = "startup/listening.rs"]
