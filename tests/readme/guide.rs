@@ -12,8 +12,9 @@ use crate::python;
 const GUIDE: &str = "src/doc/guide";
 
 /// Programs that a page may name in a block of `sh`, which is not run.
-const OF_OTHERS: [&str; 12] = [
+const OF_OTHERS: [&str; 14] = [
     "apt",
+    "chroot",
     "cloud-hypervisor",
     "docker",
     "echo",
@@ -23,6 +24,7 @@ const OF_OTHERS: [&str; 12] = [
     "nbd-client",
     "perf/compare",
     "qemu-nbd",
+    "src/packages/static",
     "systemctl",
     "tests/peers",
 ];
