@@ -148,6 +148,27 @@ impl Recorder {
         {
             self.note_slow(export, timing, peer);
         }
+        #[cfg(feature = "trace")]
+        self.trace(export, timing, peer);
+    }
+
+    /// Tells whoever subscribes to events of a request whose reply is out. The shard waits for what the
+    /// subscriber does with it.
+    #[cfg(feature = "trace")]
+    fn trace(&self, export: usize, timing: &Timing, peer: &PeerIdentity) {
+        tracing::trace!(
+            target: "ringnbd::request",
+            %peer,
+            export,
+            command = timing.operation().name(),
+            offset = timing.offset,
+            length = timing.length,
+            throttled_ns = timing.throttled(),
+            queue_ns = timing.submitted.saturating_sub(timing.arrived),
+            backend_ns = timing.completed.saturating_sub(timing.submitted),
+            send_ns = self.now.saturating_sub(timing.completed),
+            "request"
+        );
     }
 
     /// Records the requests that have everything in common.
@@ -221,5 +242,66 @@ mod tests {
         check(0, Operation::Read, &[(8000, 1), (9000, 4), (19_000, 1)]);
         check(0, Operation::Write, &[(8000, 1)]);
         check(1, Operation::Write, &[(8000, 1)]);
+    }
+
+    /// A subscriber that keeps the fields of events.
+    #[cfg(feature = "trace")]
+    #[derive(Clone, Default)]
+    struct Kept(std::sync::Arc<std::sync::Mutex<Vec<String>>>);
+
+    #[cfg(feature = "trace")]
+    impl tracing::Subscriber for Kept {
+        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+            metadata.target() == "ringnbd::request"
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            unreachable!("there are no spans")
+        }
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn event(&self, event: &tracing::Event<'_>) {
+            struct Fields(String);
+            impl tracing::field::Visit for Fields {
+                fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                    self.0 += &format!("{field}={value:?} ");
+                }
+            }
+            let mut fields = Fields(String::new());
+            event.record(&mut fields);
+            self.0.lock().unwrap().push(fields.0);
+        }
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+
+    #[test]
+    #[cfg(feature = "trace")]
+    fn each_request_is_an_event_of_its_own() {
+        let (ring, _pool) = Ring::new(&RingOptions::small()).unwrap();
+        let mut recorder = Recorder::new(ring, true, None);
+        recorder.connected(0);
+        recorder.now = 10_000;
+        let (command, submitted) = (TimedCommand::new(Operation::Write, 7000), 1200);
+        let timing = Timing { command, arrived: 1000, submitted, completed: 1500, offset: 4096, length: 512 };
+        let kept = Kept::default();
+        tracing::subscriber::with_default(kept.clone(), || {
+            // Both are recorded at once, and told one by one.
+            recorder.sent(0, &timing, &PeerIdentity::default());
+            recorder.sent(0, &timing, &PeerIdentity::default());
+        });
+        let events = kept.0.lock().unwrap();
+        assert_eq!(events.len(), 2);
+        for field in [
+            "export=0",
+            "command=\"write\"",
+            "offset=4096",
+            "length=512",
+            "throttled_ns=7000",
+            "queue_ns=200",
+            "backend_ns=300",
+            "send_ns=8500",
+        ] {
+            assert!(events[1].contains(field), "{field}: {}", events[1]);
+        }
     }
 }
