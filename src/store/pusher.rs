@@ -24,11 +24,20 @@ use super::pace::owed;
 use super::push_notes::note_push;
 use super::push_plan::{pack_files, push_plan};
 use super::tier_setting::tier_of;
+use crate::pause::GrowingPause;
 use crate::tier::own::{Pusher, host_name};
 use crate::tier::push::{PushTo, find_pushed};
 pub(crate) use crate::tier::spread;
 use crate::tier::uri::{TierUri, TierUriError};
 use crate::tier::{CountedObjects, ObjectCounts, ObjectError, Objects, Sent, TierError, TierWaiting};
+
+/// After pushes that failed because of the tier.
+const WAITS: GrowingPause = GrowingPause::new(Duration::from_secs(2), Duration::from_secs(600));
+
+/// How long nothing is tried after so many failures, which hosts spread.
+pub(crate) fn wait_after(failures: u32) -> Duration {
+    WAITS.after(failures.saturating_sub(1))
+}
 
 /// How long a start waits for the first answer of a tier.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
@@ -313,5 +322,17 @@ impl PushThread {
             tracing::warn!(node = %due.node, %error, "`image ls` does not show that it was pushed");
         }
         Ok(is_there)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_to_a_limit() {
+        assert_eq!((wait_after(1), wait_after(2)), (WAITS.after(0), WAITS.after(1)));
+        assert!((1..100).all(|failures| wait_after(failures) <= wait_after(failures + 1)));
+        assert_eq!(wait_after(u32::MAX), Duration::from_secs(600));
     }
 }

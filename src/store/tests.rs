@@ -3,6 +3,8 @@
 //! The oracle has for each block of each point in time its byte and a number that no other write of the block
 //! had. Two points differ where the bytes do, and may be said to differ where the numbers do.
 
+#[cfg(feature = "tier")]
+mod fleet;
 pub(super) mod power;
 mod readers;
 mod sectors;

@@ -47,6 +47,12 @@ impl RemoteTries {
     }
 }
 
+/// What the crate does with requests that were refused, for whoever simulates it.
+#[cfg(test)]
+pub(crate) fn tries_of_the_crate() -> RetryConfig {
+    RemoteTries::Few.retry()
+}
+
 /// A client of a bucket. What the place does not say is taken from the environment, by the names that the
 /// programs of its service use.
 ///

@@ -45,6 +45,8 @@ mod error;
 pub mod keys;
 #[cfg(feature = "tier")]
 mod known_hosts;
+#[cfg(test)]
+pub(crate) mod made_up;
 mod marks;
 mod names;
 mod objects;
@@ -65,6 +67,8 @@ pub mod verify;
 mod waiting;
 pub mod withdraw;
 
+#[cfg(all(test, feature = "tier"))]
+pub(crate) use bucket::tries_of_the_crate;
 pub use client::TierClient;
 pub use counted::{CountedObjects, ObjectCounts};
 pub use directory::DirectoryObjects;
@@ -73,4 +77,4 @@ pub use objects::{
     ObjectError, ObjectFuture, ObjectMeta, ObjectVersion, Objects, PackBytes, PackUpload, PutIf, Sent,
     TierObject,
 };
-pub use waiting::{TierWaiting, run, spread};
+pub use waiting::{TierWaiting, run, spread, spread_by};

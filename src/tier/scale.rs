@@ -11,10 +11,11 @@ use uuid::Uuid;
 use super::collect::{CollectOptions, collect_tier};
 use super::directory::DirectoryObjects;
 use super::keys::{self, PackKey};
+use super::made_up::{MadeUpTier, OWN_PACKS, PACK_BYTES, PAGE, SHARED_PACKS, SNAPSHOTS};
 use super::objects::{ObjectFuture, ObjectMeta, ObjectVersion, Objects, PackBytes, PutIf, Sent, TierObject};
 use super::own::{Pusher, forget};
 use super::push::{PackSource, PushTo, SnapshotPush};
-use super::records::{NameOwner, PushRecord, RecordPack, RecordRoot, TierRecord, TierSpace};
+use super::records::{RecordPack, RecordRoot, TierSpace};
 use super::waiting::run;
 
 /// Requests of each kind.
@@ -96,98 +97,24 @@ impl Objects for Counting {
     }
 }
 
-/// A tier of so many images that nobody can make it: its objects are made up when they are asked for.
+/// A tier that is all made up, and counts what it is asked.
 struct MadeUp {
-    images: u64,
+    contents: MadeUpTier,
     asked: Mutex<Requests>,
-}
-
-impl MadeUp {
-    const SNAPSHOTS: u64 = 7;
-    /// Packs that only this image has, and those that all share.
-    const OWN_PACKS: u64 = 24;
-    const SHARED_PACKS: u64 = 8;
-    /// Objects that one answer to LIST has.
-    const PAGE: u64 = 1000;
-
-    fn store(image: u64) -> Uuid {
-        // A host has a hundred images.
-        Uuid::from_u128(u128::from(1 + image / 100))
-    }
-
-    fn packs(image: u64) -> impl Iterator<Item = PackKey> {
-        let own = (0..Self::OWN_PACKS).map(move |pack| (Self::store(image), 1000 * image + pack));
-        let shared = (0..Self::SHARED_PACKS).map(|pack| (Uuid::nil(), pack));
-        own.chain(shared).map(|(store, number)| PackKey { store, number, upload: 0 })
-    }
-
-    fn record(image: u64, snapshot: u64) -> Uuid {
-        Uuid::from_u128(u128::from(image) << 64 | u128::from(snapshot))
-    }
-
-    fn keys(&self, folder: &str) -> Vec<String> {
-        let shared = Self::SHARED_PACKS as usize;
-        match folder {
-            keys::PACKS => {
-                let own =
-                    (0..self.images).flat_map(|image| Self::packs(image).take(Self::OWN_PACKS as usize));
-                own.chain(Self::packs(0).skip(Self::OWN_PACKS as usize).take(shared))
-                    .map(|key| key.object())
-                    .collect()
-            }
-            keys::IMAGES => {
-                let of_image = |image: u64| {
-                    let name = format!("vm{image:07}");
-                    let records = (0..Self::SNAPSHOTS).map(move |snapshot| Self::record(image, snapshot));
-                    let owner = keys::owner(&name);
-                    std::iter::once(owner).chain(records.map(move |id| keys::record(&name, id)))
-                };
-                (0..self.images).flat_map(of_image).collect()
-            }
-            _ => Vec::new(),
-        }
-    }
-
-    fn object(key: &str) -> Vec<u8> {
-        let image = key.split('/').nth(1).unwrap();
-        let number: u64 = image[2..].parse().unwrap();
-        let (store, image) = (Self::store(number), image.to_owned());
-        if keys::of_owner(key).is_some() {
-            let listed = |snapshot| (format!("day{snapshot}"), Self::record(number, snapshot));
-            let snapshots = (0..Self::SNAPSHOTS).map(listed).collect();
-            let (host, expired) = ("here".to_owned(), Default::default());
-            return NameOwner { store, generation: 1, host, since_s: 1, snapshots, expired }.encode();
-        }
-        let (_, id) = keys::of_record(key).unwrap();
-        let packs = Self::packs(number).map(|key| RecordPack::new(key, 40 << 20));
-        PushRecord {
-            id,
-            image,
-            snapshot: format!("day{}", id.as_u128() as u64),
-            uuid: id,
-            store,
-            created_s: 1,
-            pushed_s: 1,
-            size: 10 << 30,
-            space: TierSpace { algorithm: "blake3".to_owned(), chunk_bytes: 65536, domain: Uuid::nil() },
-            root: RecordRoot::Zeroes,
-            packs: packs.collect(),
-        }
-        .encode()
-    }
 }
 
 impl Objects for MadeUp {
     fn get<'a>(&'a self, key: &'a str) -> ObjectFuture<'a, TierObject> {
         self.asked.lock().unwrap().gets += 1;
         let version = ObjectVersion { etag: None, version: None };
-        Box::pin(async move { Ok(TierObject { bytes: Self::object(key), version }) })
+        let bytes = self.contents.object(key).expect("it was listed");
+        Box::pin(std::future::ready(Ok(TierObject { bytes, version })))
     }
 
     fn list<'a>(&'a self, folder: &'a str) -> ObjectFuture<'a, Vec<ObjectMeta>> {
-        let keys = self.keys(folder);
-        self.asked.lock().unwrap().lists += (keys.len() as u64).div_ceil(Self::PAGE).max(1);
-        let found = keys.into_iter().map(|key| ObjectMeta { key, bytes: 40 << 20 }).collect();
+        let keys = self.contents.keys(folder);
+        self.asked.lock().unwrap().lists += (keys.len() as u64).div_ceil(PAGE).max(1);
+        let found = keys.into_iter().map(|key| ObjectMeta { key, bytes: PACK_BYTES }).collect();
         Box::pin(std::future::ready(Ok(found)))
     }
 
@@ -378,7 +305,7 @@ fn a_trace_goes_with_its_snapshot() {
 #[test]
 fn a_collection_of_many_images_asks_as_often_as_the_guide_says() {
     let images = std::env::var("RINGNBD_TIER_IMAGES").map_or(200, |images| images.parse().unwrap());
-    let objects = MadeUp { images, asked: Mutex::default() };
+    let objects = MadeUp { contents: MadeUpTier { images, per_host: 100 }, asked: Mutex::default() };
     let _of_tests_before = peak();
     let (before, begin) = (peak(), std::time::Instant::now());
     let collected = run(collect_tier(&objects, CollectOptions { grace_s: 100, expiry_s: 100 })).unwrap();
@@ -387,10 +314,10 @@ fn a_collection_of_many_images_asks_as_often_as_the_guide_says() {
         "{images} images: {grown} bytes of memory, {time:.1?} of CPU, {:?}",
         objects.asked.lock().unwrap()
     );
-    let packs = images * MadeUp::OWN_PACKS + MadeUp::SHARED_PACKS;
+    let packs = images * OWN_PACKS + SHARED_PACKS;
     assert_eq!((collected.packs, collected.packs_needed, collected.packs_marked), (packs, packs, 0));
-    let listed = [packs, images * (1 + MadeUp::SNAPSHOTS), 0, 0, 0, 0];
-    let lists = listed.iter().map(|objects| objects.div_ceil(MadeUp::PAGE).max(1)).sum();
-    let gets = images * MadeUp::SNAPSHOTS + images;
+    let listed = [packs, images * (1 + SNAPSHOTS), 0, 0, 0, 0];
+    let lists = listed.iter().map(|objects| objects.div_ceil(PAGE).max(1)).sum();
+    let gets = images * SNAPSHOTS + images;
     assert_eq!(*objects.asked.lock().unwrap(), Requests { gets, lists, ..Requests::default() });
 }

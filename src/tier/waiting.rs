@@ -15,7 +15,13 @@ const LOOK_UPS: usize = 4;
 pub fn spread(time: Duration) -> Duration {
     // The standard library has other keys each time.
     let seed = RandomState::new().build_hasher().finish();
-    time.mul_f64(0.5 + Random::new(seed).fraction() / 2.0)
+    spread_by(time, Random::new(seed).fraction())
+}
+
+/// The same by a number from 0 to 1.
+#[must_use]
+pub fn spread_by(time: Duration, fraction: f64) -> Duration {
+    time.mul_f64(0.5 + fraction / 2.0)
 }
 
 /// What a thread needs that asks a tier again and again, and waits. Made before a process is confined, it

@@ -14,7 +14,6 @@ use tokio::time::timeout;
 
 use super::offers::Stores;
 use super::one::OneStore;
-use crate::pause::GrowingPause;
 use crate::stats::{ImageLagStats, UploadStats};
 use crate::store::catalog::StoreName;
 use crate::store::due_pushes::DuePush;
@@ -22,7 +21,7 @@ use crate::store::error::StoreError;
 use crate::store::open_store::now_s;
 use crate::store::push_notes::PushLag;
 use crate::store::push_state::PushState;
-use crate::store::pusher::{PushError, PushRemedy, StorePusher, spread};
+use crate::store::pusher::{PushError, PushRemedy, StorePusher, spread, wait_after};
 use crate::store::tier_setting::tier_of;
 
 /// Between two looks for snapshots, and so many times as long as a look took.
@@ -33,17 +32,10 @@ const LAG_PERIOD: Duration = Duration::from_secs(10);
 const LAG_REST: u32 = 200;
 /// Between two looks whether a push is to end.
 const STOP_PERIOD: Duration = Duration::from_millis(200);
-/// After pushes that failed because of the tier.
-const WAITS: GrowingPause = GrowingPause::new(Duration::from_secs(2), Duration::from_secs(600));
 /// How long a snapshot or an image is left alone that was refused.
 const AFTER_REFUSAL: Duration = Duration::from_secs(600);
 /// Images that an answer names.
 const MOST_LOST: usize = 100;
-
-/// How long nothing is tried after so many failures.
-fn wait_after(failures: u32) -> Duration {
-    WAITS.after(failures.saturating_sub(1))
-}
 
 impl Stores {
     /// Begins to bring snapshots of all stores to their tiers that are to do so.
@@ -284,17 +276,5 @@ impl OneStore {
             lag_s: work.lag.borrow().all.seconds,
             images: self.image_lags(),
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_grow_to_a_limit() {
-        assert_eq!((wait_after(1), wait_after(2)), (WAITS.after(0), WAITS.after(1)));
-        assert!((1..100).all(|failures| wait_after(failures) <= wait_after(failures + 1)));
-        assert_eq!(wait_after(u32::MAX), Duration::from_secs(600));
     }
 }
