@@ -8,6 +8,8 @@ mod support;
 
 #[path = "vm/attach.rs"]
 mod attach;
+#[path = "vm/blktests.rs"]
+mod blktests;
 #[path = "vm/compare.rs"]
 mod compare;
 #[path = "vm/cpio.rs"]

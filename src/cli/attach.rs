@@ -67,7 +67,8 @@ pub(crate) struct Args {
     /// That many connections, where the server supports several [default: 2 to 4, by the number of CPUs]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
     pub connections: Option<u8>,
-    /// A request without a reply for so long ends its connection, and is sent again by another one; 0: never
+    /// A request without a reply for so long ends its connection, and is sent again by another one; 0: never,
+    /// but of several connections the kernel ends one after 30 s
     #[arg(long, value_name = "TIME", default_value = "0", value_parser = parse_duration)]
     pub timeout: Duration,
     /// Requests wait so long for a connection when all are dead, and then fail
