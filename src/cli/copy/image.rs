@@ -20,14 +20,20 @@ use crate::store::{StoreError, StoreRequest};
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ImageCopyError {
     #[error(transparent)]
-    Copy(#[from] CopyError),
+    Copy(Box<CopyError>),
     #[error(transparent)]
     Request(Box<RequestError>),
     /// It has said why.
     #[error("the server did not start")]
     Server(Outcome),
     #[error("{error}; what may be left of the image is called {unfinished}: remove it (`ringnbd image rm`)")]
-    Left { unfinished: StoreName, error: CopyError },
+    Left { unfinished: StoreName, error: Box<CopyError> },
+}
+
+impl From<CopyError> for ImageCopyError {
+    fn from(error: CopyError) -> Self {
+        Self::Copy(Box::new(error))
+    }
 }
 
 impl From<RequestError> for ImageCopyError {
@@ -160,7 +166,7 @@ impl<'a> ImageTarget<'a> {
         let node = NodeName { image: unfinished.clone(), snapshot: None };
         match once_free(place(self.image), &StoreRequest::Remove { nodes: vec![node], snapshots: false }) {
             Ok(_) => error.into(),
-            Err(_) => ImageCopyError::Left { unfinished, error },
+            Err(_) => ImageCopyError::Left { unfinished, error: Box::new(error) },
         }
     }
 }
