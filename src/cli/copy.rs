@@ -230,7 +230,9 @@ mod tests {
         let image = |path: &str| Ok(CopyWord::Image(path.parse().unwrap()));
         assert_eq!(read("store:/srv/store/vm1"), image("/srv/store/vm1"));
         assert_eq!(read("store:my%20store/vm1@monday"), image("my store/vm1@monday"));
-        for wrong in ["store:", "store:/srv/store/", "store:a/b?readonly=true", "store:a/b c", "nbd://"] {
+        for wrong in
+            ["store:", "store:/srv/store/", "store:a/b?readonly=true", "store:a/b c", "nbd://host:99999"]
+        {
             read(wrong).unwrap_err();
         }
     }

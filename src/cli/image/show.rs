@@ -221,7 +221,7 @@ mod tests {
         ] {
             assert_eq!(cell(name), expected, "{name}\n{table}");
         }
-        let of_new = table.lines().last().unwrap();
+        let of_new = table.lines().skip_while(|row| !row.starts_with("new ")).nth(1).unwrap();
         assert!(of_new.trim().starts_with("@v1") && of_new.ends_with("local"), "{table}");
         let none = as_tree(&[with("new", None, None)]);
         assert!(!none.contains("TIER") && !none.contains("local"), "{none}");
