@@ -44,6 +44,8 @@ pub(crate) struct PackShelf {
     moved: Mutex<MovedChunks>,
     /// The one that was used last is the last.
     open: Mutex<VecDeque<(u64, Arc<PackReader<PlacedFile>>)>>,
+    /// How often packs were closed because they are gone.
+    forgotten: AtomicU64,
     /// Packs that other stores have written.
     foreign: Arc<ForeignPacks>,
     chunks: Mutex<KeptChunks>,
@@ -120,8 +122,8 @@ fn zeroes_instead(found: &FoundChunk) -> Vec<u8> {
 
 impl PackShelf {
     pub(crate) fn new(opener: PackOpener, finder: ChunkFinder) -> Self {
-        let (moved, open, foreign, chunks, failed, on_damage, damaged) = Default::default();
-        Self { opener, finder, moved, open, foreign, chunks, failed, on_damage, damaged }
+        let (moved, open, forgotten, foreign, chunks, failed, on_damage, damaged) = Default::default();
+        Self { opener, finder, moved, open, forgotten, foreign, chunks, failed, on_damage, damaged }
     }
 
     /// The same, which counts the reads that failed, and tells of damaged chunks.
@@ -137,6 +139,12 @@ impl PackShelf {
     /// Closes packs that are gone: they take room until then.
     pub(crate) fn forget(&self, packs: &[u64]) {
         lock(&self.open).retain(|(number, _)| !packs.contains(number));
+        self.forgotten.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// How often packs were closed because they are gone: what was found before may be in one of them.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.forgotten.load(Ordering::SeqCst)
     }
 
     fn in_pack(&self, number: u64, hash: &ChunkHash) -> Result<FoundChunk, ContentsError> {

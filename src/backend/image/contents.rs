@@ -237,8 +237,11 @@ impl ContentsLink {
                 let within = (part.offset() % self.chunk_bytes()) as u32;
                 let wanted = within..within + part.length() as u32;
                 let job = move || read_chunk(&shelf, files.as_deref(), &chunk, wanted);
+                let forgotten = self.of.shelf.forgotten();
                 let ReadChunk { bytes, place } = self.help(far, context, job).await?;
                 match place {
+                    // Its pack may be gone meanwhile, and nobody would close it.
+                    NextRead::Here(..) if self.of.shelf.forgotten() != forgotten => {}
                     NextRead::Here(place, file) => self.learn(on_disk, place, file, context),
                     NextRead::InHelper => self.places.borrow_mut().learn_nowhere(on_disk),
                     NextRead::Unknown => {}

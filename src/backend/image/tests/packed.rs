@@ -147,3 +147,31 @@ fn with_verify_always_each_read_is_verified() {
     let (lease, result) = finish(image.device.read(part, lease, 0, &image.context), &image.context);
     assert!(result.is_err() || lease.bytes(0..part.length() as usize) == image.expected(part));
 }
+
+/// A pack that goes while a helper thread reads from it is not opened by whoever is told where that was.
+#[test]
+fn what_was_found_before_packs_were_closed_opens_none_of_them() {
+    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let (path, bytes) = packed_store(directory.path());
+    let (image, _store) = open(&path, VerifyChunks::First, bytes);
+    let files = image.context.ring.registered_files();
+    let (first, second) = (range(0, 4096), range(CHUNK, 4096));
+    // With this the nodes are here.
+    assert!(image.read(first) == image.expected(first));
+    let chain = image.device.chain();
+    let go = || {
+        let packs: Vec<u64> = (0..100).collect();
+        chain.contents.as_ref().unwrap().of.shelf.forget(&packs);
+        chain.forget_packs(&packs);
+    };
+    go();
+    let lease = image.context.pool.lend(4096).unwrap();
+    let mut read = Box::pin(image.device.read(second, lease, 0, &image.context));
+    assert!(read.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    go();
+    let (lease, result) = finish(read, &image.context);
+    assert!(result.is_ok() && lease.bytes(0..4096) == image.expected(second));
+    image.context.ring.submit_and_reap(Wait::No, 8, &mut Vec::new());
+    assert_eq!(image.context.ring.registered_files(), files);
+    assert!(image.read(second) == image.expected(second) && image.sent(second).is_some());
+}
