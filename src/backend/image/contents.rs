@@ -189,7 +189,9 @@ impl ContentsLink {
         let verifies = self.of.verify == VerifyChunks::Always;
         let Some(pack) = self.places.borrow().pack(spot).cloned() else { return (lease, false) };
         let range = spot.range(part);
-        if !verifies && !pack.device.is_cached(range) {
+        // A part of a page has no checksum, so it would be read in vain.
+        let may_read = if verifies { part.is_aligned(PAGE as u32) } else { pack.device.is_cached(range) };
+        if !may_read {
             return (lease, false);
         }
         let (lease, result) = pack.device.read_anyhow(range, lease, start, context).await;
