@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use super::collection_bug::{CollectionBug, is_planted};
 use super::contents_error::ContentsError;
-use super::foreign::{ForeignPacks, PlacedFile, PlacedPack};
+use super::foreign::{ForeignPacks, PartialPack, PlacedFile, PlacedPack};
 use super::manifest::{NamedChunk, translate_hints};
 use super::moved_chunks::MovedChunks;
 use super::pack::{ChunkCodec, ChunkHash, ChunkHint, ChunkKind, LocatedChunk, PackError, PackReader};
@@ -68,7 +68,7 @@ pub(crate) enum ChunkBytes {
 #[derive(Debug)]
 pub(crate) enum ChunkPlace {
     Known(KnownPlace),
-    /// It is compressed, or its pack is not all here.
+    /// It is compressed.
     Nowhere,
     /// It cannot be told now.
     Unknown,
@@ -237,15 +237,19 @@ impl PackShelf {
         }
     }
 
-    /// Where a chunk can be read by whoever takes what is in the page cache for good. It is verified as a
-    /// whole for that, unless it was before.
+    /// Where a chunk can be read by whoever takes what is in the page cache for good, or verifies it by its
+    /// checksums. It is verified as a whole for that, unless it was before.
     pub(crate) fn place_of(&self, chunk: &NamedChunk) -> ChunkPlace {
         let Ok(FoundChunk { number, pack, chunk }) = self.find(chunk) else { return ChunkPlace::Unknown };
-        if pack.file().whole().is_none() || chunk.told().codec != ChunkCodec::Raw {
+        let told = chunk.told();
+        if told.codec != ChunkCodec::Raw {
             return ChunkPlace::Nowhere;
         }
         let known = || pack.known_place(&chunk);
-        match known().or_else(|| pack.read(&chunk).ok().and_then(|_verified| known())) {
+        // Nothing is fetched for it.
+        let is_here = || pack.file().has(told.offset..told.offset + u64::from(told.payload_bytes));
+        let verified = || if is_here() { pack.read(&chunk).ok() } else { None };
+        match known().or_else(|| verified().and_then(|_verified| known())) {
             Some((offset, bytes)) => ChunkPlace::Known(KnownPlace { number, offset, bytes, chunk, pack }),
             None => ChunkPlace::Unknown,
         }
@@ -360,9 +364,20 @@ impl PackShelf {
 }
 
 impl KnownPlace {
-    /// The file of the pack.
+    /// The file of the pack, or of its cache.
     pub(crate) fn file(&self) -> &File {
-        self.pack.file().whole().expect("it was asked for")
+        match self.pack.file() {
+            PlacedFile::Whole(file) => file,
+            PlacedFile::Partial(cache) => cache.file(),
+        }
+    }
+
+    /// The cache, if another store has written the pack: what is read of it must be verified each time.
+    pub(crate) fn cache(&self) -> Option<Arc<PartialPack>> {
+        match self.pack.file() {
+            PlacedFile::Whole(_) => None,
+            PlacedFile::Partial(cache) => Some(Arc::clone(cache)),
+        }
     }
 }
 

@@ -8,7 +8,7 @@
 //! A chunk that was verified as a whole once, since its pack was opened, is not read as a whole again: what
 //! is read of it is verified by its checksums. What of it is in the page cache is read by the shard itself,
 //! if it is not compressed: with `verify=first` as from any file, without looking at it again, and with
-//! `verify=always` verified by its checksums for each read.
+//! `verify=always` verified by its checksums for each read. So is what other stores have written, always.
 //!
 //! A chunk that cannot be verified is `EIO`, and so is what cannot be found. Nothing but a manifest says that
 //! a chunk reads as zeroes.
@@ -147,11 +147,12 @@ impl ContentsLink {
         trust: &mut Trust,
         now: u64,
     ) -> Option<MappedRange> {
-        if self.of.verify == VerifyChunks::Always {
+        let places = self.places.borrow();
+        let pack = places.pack(spot)?;
+        if self.verifies(pack.is_cache()) {
             return None;
         }
-        let places = self.places.borrow();
-        places.pack(spot)?.device.cached(spot.range(part), waits, trust, now)
+        pack.device.cached(spot.range(part), waits, trust, now)
     }
 
     /// The pack whose page cache a range lies in.
@@ -172,10 +173,18 @@ impl ContentsLink {
     /// The one operation that a read of such a piece is, if it is verified afterwards. What is not verified
     /// is only read where it is in the page cache, and by a helper thread otherwise.
     pub(super) fn single_read(&self, part: ByteRange, spot: PackSpot) -> Option<SingleRead> {
-        if self.of.verify == VerifyChunks::First || !part.is_aligned(PAGE as u32) {
+        let places = self.places.borrow();
+        let pack = places.pack(spot)?;
+        if !self.verifies(pack.is_cache()) || !part.is_aligned(PAGE as u32) {
             return None;
         }
-        self.places.borrow().pack(spot)?.device.single_read(spot.range(part))
+        pack.used();
+        pack.device.single_read(spot.range(part))
+    }
+
+    /// Whether each read of a pack is verified. `is_cache`: another store has written it.
+    fn verifies(&self, is_cache: bool) -> bool {
+        is_cache || self.of.verify == VerifyChunks::Always
     }
 
     /// Reads such a piece of the disk into `lease[start..]`, if that is possible without a helper thread.
@@ -186,14 +195,14 @@ impl ContentsLink {
         start: u32,
         context: &ShardContext,
     ) -> (Lease, bool) {
-        let verifies = self.of.verify == VerifyChunks::Always;
         let Some(pack) = self.places.borrow().pack(spot).cloned() else { return (lease, false) };
-        let range = spot.range(part);
+        let (verifies, range) = (self.verifies(pack.is_cache()), spot.range(part));
         // A part of a page has no checksum, so it would be read in vain.
         let may_read = if verifies { part.is_aligned(PAGE as u32) } else { pack.device.is_cached(range) };
         if !may_read {
             return (lease, false);
         }
+        pack.used();
         let (lease, result) = pack.device.read_anyhow(range, lease, start, context).await;
         let is_good = result.is_ok() && (!verifies || self.fits(part, &lease, start as usize));
         (lease, is_good)
@@ -229,7 +238,7 @@ impl ContentsLink {
     ) -> Result<(), BlockError> {
         let on_disk = part.offset() / self.chunk_bytes();
         // Whoever finds it in memory does not learn where it lies.
-        let may_look = self.of.files.is_none() || self.places.borrow().is_nowhere(on_disk);
+        let may_look = self.of.files.is_none() || self.places.borrow().is_settled(on_disk);
         let kept = if may_look { self.of.shelf.kept(&chunk.hash) } else { None };
         let bytes = match kept {
             Some(bytes) => ChunkBytes::Whole(bytes),
@@ -271,8 +280,7 @@ impl ContentsLink {
             return places.learn_nowhere(chunk);
         }
         let at = (chunk, place.number, place.offset);
-        let verifies = self.of.verify == VerifyChunks::Always;
-        let checksums = verifies.then(|| place.chunk.checksums().into());
+        let checksums = self.verifies(file.is_cache()).then(|| place.chunk.checksums().into());
         // Without room for the file there are the helper threads.
         places.learn(at, checksums, || open_on_shard(file, context).ok());
     }
@@ -329,7 +337,7 @@ fn read_chunk(
     let bytes = shelf.read_part(chunk, wanted)?;
     let Some(files) = files else { return Ok(ReadChunk { bytes, place: NextRead::Unknown }) };
     let place = match shelf.place_of(chunk) {
-        ChunkPlace::Known(place) => match files.of(place.number, place.file()) {
+        ChunkPlace::Known(place) => match files.of(&place) {
             Ok(file) => NextRead::Here(place, file),
             // There are too many open files now.
             Err(_) => NextRead::Unknown,

@@ -3,9 +3,12 @@
 //! What is verified once and not compressed lies in its pack as the disk has it. If it is in the page cache
 //! too, a READ is answered from there as from any file, without a helper thread. The file of a pack is open
 //! once for the whole server, and once among the files of each ring that needs it.
+//!
+//! The cache of a pack that another store has written gives its bytes back when there is no room, and then
+//! reads as zeroes. What is read of it is verified by its checksums each time, and nothing is sent from the
+//! page cache: what does not fit is fetched by a helper thread.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, Weak};
@@ -15,6 +18,8 @@ use crate::backend::file::FileDevice;
 use crate::backend::file_store::FileStore;
 use crate::backend::open_error::OpenError;
 use crate::exec::lock;
+use crate::store::foreign::PartialPack;
+use crate::store::pack_shelf::KnownPlace;
 
 /// Packs that a shard reads at once by itself.
 const MOST_ON_SHARD: usize = 256;
@@ -24,12 +29,19 @@ const MOST_ON_SHARD: usize = 256;
 pub(super) struct ServedPack {
     store: Arc<FileStore>,
     size: u64,
+    /// The cache that the file is of a pack of another store.
+    cache: Option<Arc<PartialPack>>,
 }
 
 impl ServedPack {
     /// Whether what is in the page cache of it may be sent from there.
     pub(super) fn can_be_mapped(&self) -> bool {
         self.store.can_be_mapped
+    }
+
+    /// Whether bytes of it may go, so that each read must be verified.
+    pub(super) const fn is_cache(&self) -> bool {
+        self.cache.is_some()
     }
 }
 
@@ -39,17 +51,17 @@ impl ServedPack {
 pub(super) struct ServedPacks(Mutex<BTreeMap<u64, Weak<ServedPack>>>);
 
 impl ServedPacks {
-    /// The file of a pack, of which `open` is a descriptor.
-    pub(super) fn of(&self, number: u64, open: &File) -> Result<Arc<ServedPack>, OpenError> {
+    /// The file of the pack that a place is in.
+    pub(super) fn of(&self, place: &KnownPlace) -> Result<Arc<ServedPack>, OpenError> {
         let mut known = lock(&self.0);
-        if let Some(file) = known.get(&number).and_then(Weak::upgrade) {
+        if let Some(file) = known.get(&place.number).and_then(Weak::upgrade) {
             return Ok(file);
         }
-        let open = open.try_clone().map_err(|error| OpenError::Other("a pack".into(), error))?;
+        let open = place.file().try_clone().map_err(|error| OpenError::Other("a pack".into(), error))?;
         let (store, facts) = FileStore::of_open(open)?;
-        let file = Arc::new(ServedPack { store: Arc::new(store), size: facts.size });
+        let file = Arc::new(ServedPack { store: Arc::new(store), size: facts.size, cache: place.cache() });
         known.retain(|_, file| file.strong_count() > 0);
-        known.insert(number, Arc::downgrade(&file));
+        known.insert(place.number, Arc::downgrade(&file));
         Ok(file)
     }
 }
@@ -58,6 +70,20 @@ impl ServedPacks {
 pub(super) struct ShardPack {
     pub(super) device: FileDevice,
     file: Arc<ServedPack>,
+}
+
+impl ShardPack {
+    /// Whether bytes of it may go, so that each read must be verified.
+    pub(super) fn is_cache(&self) -> bool {
+        self.file.is_cache()
+    }
+
+    /// It was read: a cache that was read goes after those that were not.
+    pub(super) fn used(&self) {
+        if let Some(cache) = &self.file.cache {
+            cache.used();
+        }
+    }
 }
 
 /// The pack of a file, among the files of a ring for all images of the shard.

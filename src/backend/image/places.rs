@@ -74,8 +74,13 @@ impl<P> PackPlaces<P> {
     }
 
     /// Whether a chunk is known to lie in no pack as it is.
-    pub(super) fn is_nowhere(&self, chunk: u64) -> bool {
+    fn is_nowhere(&self, chunk: u64) -> bool {
         self.find(chunk).is_some_and(|place| place.number == NOWHERE)
+    }
+
+    /// Whether whoever reads a chunk anew learns nothing.
+    pub(super) fn is_settled(&self, chunk: u64) -> bool {
+        self.is_nowhere(chunk) || self.get(chunk).is_some()
     }
 
     /// What is known of the disk from a byte on, up to `end` at most: how far it goes in one piece, and where
@@ -155,8 +160,7 @@ impl<P> PackPlaces<P> {
     fn make_room(&mut self, chunk: u64) {
         while self.places.len() < MOST_PLACES
             && self.places.get(self.index(chunk)).is_none_or(|place| {
-                let is_good = |other: u64| self.get(other).is_some() || self.is_nowhere(other);
-                place.as_ref().is_some_and(|other| other.chunk != chunk && is_good(other.chunk))
+                place.as_ref().is_some_and(|other| other.chunk != chunk && self.is_settled(other.chunk))
             })
         {
             let longer = (2 * self.places.len()).max(64);

@@ -6,6 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError, Weak};
 
 /// A cache that is open.
 pub(super) trait EvictableCache: Send + Sync {
+    /// Whether it was used without [`CacheLedger::used`] since this was asked last.
+    fn was_used(&self) -> bool;
+
     /// Gives back what it can.
     fn evict(&self) -> io::Result<()>;
 }
@@ -25,6 +28,22 @@ struct LedgerState {
     total: u64,
     uses: u64,
     cap: u64,
+}
+
+impl LedgerState {
+    fn used(&mut self, number: u64) {
+        self.uses += 1;
+        self.packs.entry(number).or_default().used = self.uses;
+    }
+
+    /// Those that were used without a word were used now.
+    fn note_uses(&mut self) {
+        let open = self.open.iter();
+        let used = open.filter(|(_, cache)| cache.upgrade().is_some_and(|cache| cache.was_used()));
+        for number in used.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.used(number);
+        }
+    }
 }
 
 /// See the module.
@@ -64,10 +83,7 @@ impl CacheLedger {
     }
 
     pub(super) fn used(&self, number: u64) {
-        let mut state = self.state();
-        state.uses += 1;
-        let now = state.uses;
-        state.packs.entry(number).or_default().used = now;
+        self.state().used(number);
     }
 
     pub(super) fn opened(&self, number: u64, cache: Weak<dyn EvictableCache>) {
@@ -85,10 +101,11 @@ impl CacheLedger {
     /// Packs whose caches give bytes back until there is room, those that were used longest ago first; `last`
     /// is the last of them. And whether each is open.
     pub(super) fn going(&self, last: u64) -> Vec<(u64, bool)> {
-        let state = self.state();
+        let mut state = self.state();
         if state.total <= state.cap {
             return Vec::new();
         }
+        state.note_uses();
         let packs = state.packs.iter().filter(|(_, pack)| pack.bytes > 0);
         let mut packs: Vec<_> =
             packs.map(|(number, pack)| (*number == last, pack.used, *number, pack.bytes)).collect();
@@ -118,7 +135,41 @@ impl CacheLedger {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
+
+    struct ReadByItself(AtomicBool);
+
+    impl EvictableCache for ReadByItself {
+        fn was_used(&self) -> bool {
+            self.0.swap(false, Ordering::Relaxed)
+        }
+
+        fn evict(&self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_read_without_a_word_was_used_too() {
+        let ledger = CacheLedger::new(100);
+        let cache = Arc::new(ReadByItself(AtomicBool::new(true)));
+        let read: Arc<dyn EvictableCache> = Arc::<ReadByItself>::clone(&cache);
+        ledger.opened(1, Arc::downgrade(&read));
+        for number in 1..=3 {
+            ledger.set(number, 35);
+            ledger.used(number);
+        }
+        let going = || ledger.going(9).into_iter().map(|(number, _)| number).collect::<Vec<_>>();
+        assert_eq!(going(), [2]);
+        ledger.used(2);
+        ledger.used(3);
+        assert_eq!(going(), [1], "nobody has read it since");
+        cache.0.store(true, Ordering::Relaxed);
+        assert_eq!(going(), [2]);
+    }
 
     #[test]
     fn what_was_used_longest_ago_goes_first_and_what_is_in_use_last() {

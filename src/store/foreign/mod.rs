@@ -34,7 +34,7 @@ mod registry;
 mod run_ahead;
 mod source;
 #[cfg(test)]
-pub(in crate::store) mod tests;
+pub(crate) mod tests;
 mod tier_sources;
 
 pub(crate) use fetching::TierLimits;

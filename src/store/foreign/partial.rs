@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
@@ -38,6 +38,8 @@ pub(crate) struct PartialPack {
     aside: Mutex<Option<(u64, Vec<u8>)>>,
     /// Something has come, or does not come.
     changed: Condvar,
+    /// It was read past this since somebody looked.
+    used: AtomicBool,
     fetching: Arc<TierFetching>,
     ledger: Arc<CacheLedger>,
     myself: Weak<Self>,
@@ -127,6 +129,7 @@ impl PartialPack {
             state,
             aside: Mutex::default(),
             changed: Condvar::new(),
+            used: AtomicBool::new(false),
             fetching,
             ledger,
             myself: Weak::clone(myself),
@@ -143,6 +146,20 @@ impl PartialPack {
 
     pub(in crate::store) const fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// The sparse file. Whoever reads it by himself tells that by [`PartialPack::used`], and verifies what he
+    /// has read: bytes that were given back read as zeroes.
+    pub(crate) const fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// The file was read by somebody himself.
+    pub(crate) fn used(&self) {
+        // Most often it is known.
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
     }
 
     /// Where the pack's footer begins; its end if nobody knows.
@@ -388,6 +405,10 @@ impl PartialPack {
 }
 
 impl EvictableCache for PartialPack {
+    fn was_used(&self) -> bool {
+        self.used.swap(false, Ordering::Relaxed)
+    }
+
     /// Gives the bytes of chunks back, unless some are on their way. Whoever reads them meanwhile finds
     /// zeroes, which do not verify, and fetches them again.
     fn evict(&self) -> io::Result<()> {

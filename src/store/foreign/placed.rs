@@ -27,14 +27,6 @@ impl PlacedFile {
         }
     }
 
-    /// The file that has all of the pack.
-    pub(crate) fn whole(&self) -> Option<&File> {
-        match self {
-            Self::Whole(file) => Some(file),
-            Self::Partial(_) => None,
-        }
-    }
-
     /// The same for whoever must not wait: no if that cannot be told at once.
     pub(crate) fn has_now(&self, range: Range<u64>) -> bool {
         match self {

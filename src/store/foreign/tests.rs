@@ -28,6 +28,7 @@ use crate::store::map_files::{MapFiles, change_states};
 use crate::store::open_store::OpenStore;
 use crate::store::pack::ChunkHint;
 use crate::store::pack_shelf::PackShelf;
+use crate::store::tiers_file::TiersFile;
 
 const TIER: Uuid = Uuid::from_u128(77);
 /// Bytes of the disks.
@@ -123,6 +124,58 @@ fn read(store: &OpenStore<MapFiles>, of: &str) -> Vec<u8> {
     try_read(store, of).unwrap()
 }
 
+/// Puts all packs on the tier, as push does; what is told of the snapshot.
+fn push(store: &OpenStore<MapFiles>, tier: &FakeTier, of: &str) -> ForeignSnapshot {
+    let view = store.view().unwrap();
+    let own = store.header().store;
+    let node = node(of);
+    let image = view.image(&node.image).unwrap();
+    let row = view.snapshot(image.id, node.snapshot.as_ref().unwrap()).unwrap();
+    let ChainNode::Layer(layer) = row.below.node else { panic!("it was ingested") };
+    let mut packs = Vec::new();
+    for pack in view.packs() {
+        let foreign = view.foreign_packs().find(|row| row.number == pack.number);
+        let origin = foreign.map_or(PackOrigin { store: own, number: pack.number }, |row| row.origin);
+        let footer_offset = match foreign {
+            Some(row) => row.footer_offset,
+            None => {
+                let file = std::fs::read(store.path().join(format!("packs/{}.pack", pack.number))).unwrap();
+                let at = file.len() - 32;
+                let footer = u64::from_le_bytes(file[at..at + 8].try_into().unwrap());
+                tier.packs.lock().unwrap().insert((own, pack.number), file);
+                footer
+            }
+        };
+        let (bytes, chunks) = (pack.bytes, pack.chunks);
+        packs.push(ForeignPack { origin, upload: 0, number: pack.number, bytes, chunks, footer_offset });
+    }
+    ForeignSnapshot {
+        tier: TIER,
+        store: own,
+        id: row.id,
+        snapshot: row.name.clone(),
+        root: view.contents(layer).unwrap().root,
+        packs,
+    }
+}
+
+/// A new store, whose image `vm` is a clone of a snapshot of another one, with a directory as the tier.
+pub(crate) fn clone_by_directory(from: &Path, of: &str, tier: &Path, to: &Path) {
+    let between = FakeTier::default();
+    let snapshot = push(&OpenStore::open_to_change(from, MapFiles).unwrap(), &between, of);
+    for ((store, number), bytes) in between.packs.into_inner().unwrap() {
+        let at = tier.join(SourcePack { tier: TIER, store, number, upload: 0 }.key());
+        std::fs::create_dir_all(at.parent().unwrap()).unwrap();
+        std::fs::write(at, bytes).unwrap();
+    }
+    std::fs::write(tier.join("tier.json"), "{}").unwrap();
+    let mut store = OpenStore::init(to, MapFiles).unwrap();
+    let tiers = BTreeMap::from([(TIER, format!("file://{}", tier.display()))]);
+    store.directory.keep_tiers(&TiersFile { tiers, ..TiersFile::default() }).unwrap();
+    store.open_tiers().unwrap();
+    store.clone_foreign(&name("vm"), &snapshot).unwrap();
+}
+
 struct TierHost {
     _house: tempfile::TempDir,
     path: PathBuf,
@@ -149,37 +202,7 @@ impl TierHost {
 
     /// Puts all packs on the tier, as push does; what is told of the snapshot.
     fn push(&self, tier: &FakeTier, of: &str) -> ForeignSnapshot {
-        let view = self.store.view().unwrap();
-        let own = self.store.header().store;
-        let node = node(of);
-        let image = view.image(&node.image).unwrap();
-        let row = view.snapshot(image.id, node.snapshot.as_ref().unwrap()).unwrap();
-        let ChainNode::Layer(layer) = row.below.node else { panic!("it was ingested") };
-        let mut packs = Vec::new();
-        for pack in view.packs() {
-            let foreign = view.foreign_packs().find(|row| row.number == pack.number);
-            let origin = foreign.map_or(PackOrigin { store: own, number: pack.number }, |row| row.origin);
-            let footer_offset = match foreign {
-                Some(row) => row.footer_offset,
-                None => {
-                    let file = std::fs::read(self.path.join(format!("packs/{}.pack", pack.number))).unwrap();
-                    let at = file.len() - 32;
-                    let footer = u64::from_le_bytes(file[at..at + 8].try_into().unwrap());
-                    tier.packs.lock().unwrap().insert((own, pack.number), file);
-                    footer
-                }
-            };
-            let (bytes, chunks) = (pack.bytes, pack.chunks);
-            packs.push(ForeignPack { origin, upload: 0, number: pack.number, bytes, chunks, footer_offset });
-        }
-        ForeignSnapshot {
-            tier: TIER,
-            store: own,
-            id: row.id,
-            snapshot: row.name.clone(),
-            root: view.contents(layer).unwrap().root,
-            packs,
-        }
+        push(&self.store, tier, of)
     }
 
     fn metadata(&self, of: &str) -> u64 {

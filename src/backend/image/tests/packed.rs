@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use rustix::fs::FallocateFlags;
+
 use super::*;
 use crate::backend::trust::Trust;
 use crate::ring::Operation;
@@ -174,4 +176,53 @@ fn what_was_found_before_packs_were_closed_opens_none_of_them() {
     image.context.ring.submit_and_reap(Wait::No, 8, &mut Vec::new());
     assert_eq!(image.context.ring.registered_files(), files);
     assert!(image.read(second) == image.expected(second) && image.sent(second).is_some());
+}
+
+/// Of what another store has written nothing is sent unseen: its bytes are given back when there is no room,
+/// and read as zeroes then.
+#[test]
+fn what_another_store_has_written_is_verified_by_each_read_of_a_shard() {
+    let directory = tempfile::tempdir_in(std::env::current_dir().unwrap()).unwrap();
+    let (from, bytes) = packed_store(directory.path());
+    let (tier, path) = (directory.path().join("tier"), directory.path().join("other"));
+    crate::store::foreign::tests::clone_by_directory(&from, "vm@1", &tier, &path);
+    let (image, _store) = open(&path, VerifyChunks::First, bytes);
+    let files = image.context.ring.registered_files();
+    image.check();
+    assert_eq!(image.context.ring.registered_files(), files + 1, "the cache of the pack");
+    let by_shard = |part: ByteRange| {
+        assert!(image.sent(part).is_none());
+        let chain = image.device.chain();
+        let (found, contents, spot) = chain.in_packs(part).expect("its place is known");
+        assert_eq!(found, part);
+        assert!(
+            contents.single_read(part, spot).is_some() && contents.single_read(range(1, 9), spot).is_none()
+        );
+        let lease = image.context.pool.lend(part.length() as usize).unwrap();
+        let read = contents.read_placed((found, spot), lease, 0, &image.context);
+        let (lease, is_read) = finish(read, &image.context);
+        let is_as_expected = lease.bytes(0..part.length() as usize) == image.expected(part);
+        (is_read, is_as_expected, spot.offset)
+    };
+    let packs = std::fs::read_dir(path.join("packs")).unwrap().map(|file| file.unwrap().path());
+    let cache = packs.into_iter().find(|file| file.extension().is_some_and(|it| it == "part")).unwrap();
+    let cache = File::options().write(true).open(cache).unwrap();
+    let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+    // What is given back, and what is damaged.
+    let spoils: [&dyn Fn(u64); 2] =
+        [&|at| rustix::fs::fallocate(&cache, hole, at / 4096 * 4096, 4096).unwrap(), &|at| {
+            cache.write_all_at(&[0x55], at).unwrap()
+        }];
+    for (spoil, chunk) in spoils.into_iter().zip([3, 9]) {
+        let part = range(chunk * CHUNK + 8192, 2 * CHUNK);
+        let (is_read, is_as_expected, at) = by_shard(part);
+        assert!(is_read && is_as_expected);
+        assert_ne!(image.expected(part)[5000], 0x55);
+        spoil(at + 5000);
+        let (is_read, is_as_expected, _) = by_shard(part);
+        assert!(!is_read && !is_as_expected, "it was taken for data");
+        for part in [part, range(part.offset() + 4097, 3000)] {
+            assert!(image.read(part) == image.expected(part), "a helper thread finds it elsewhere");
+        }
+    }
 }
