@@ -30,17 +30,24 @@ pub(super) struct TiersFile {
     pub(super) tiers: BTreeMap<Uuid, String>,
     /// What the caches of all packs take at most.
     pub(super) cache_bytes: u64,
-    /// How long a read waits.
+    /// How long a read waits for a tier that says nothing, and for one that asks for less.
     pub(super) wait_s: u64,
+    #[serde(default = "refused_wait_s")]
+    pub(super) refused_wait_s: u64,
     /// What boots have read of snapshots that images began as.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) boot_traces: Vec<BootTrace>,
 }
 
+fn refused_wait_s() -> u64 {
+    TierLimits::default().refused_wait.as_secs()
+}
+
 impl Default for TiersFile {
     fn default() -> Self {
-        let TierLimits { wait, cache_bytes } = TierLimits::default();
-        Self { tiers: BTreeMap::new(), cache_bytes, wait_s: wait.as_secs(), boot_traces: Vec::new() }
+        let TierLimits { wait, cache_bytes, .. } = TierLimits::default();
+        let (tiers, boot_traces) = Default::default();
+        Self { tiers, cache_bytes, wait_s: wait.as_secs(), refused_wait_s: refused_wait_s(), boot_traces }
     }
 }
 
@@ -67,6 +74,7 @@ impl TiersFile {
     pub(super) fn limits(&self) -> TierLimits {
         TierLimits {
             wait: Duration::from_secs(self.wait_s.min(LONGEST_WAIT_S)),
+            refused_wait: Duration::from_secs(self.refused_wait_s.min(LONGEST_WAIT_S)),
             cache_bytes: self.cache_bytes,
         }
     }

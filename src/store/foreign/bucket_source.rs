@@ -30,6 +30,7 @@ impl BucketSource {
 fn failed(error: ObjectError) -> SourceError {
     match error {
         ObjectError::Missing(key) => SourceError::Missing(key),
+        ObjectError::Throttled { key, why } => SourceError::Refused(format!("{key}: {why}")),
         error => SourceError::Unreachable(error.to_string()),
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 
 use super::clock::FetchClock;
-use super::outage::{FetchAttempts, TierOutage};
+use super::outage::{FetchAttempts, ReadDeadline, TierOutage};
 use super::source::{RangeSource, SourceError, SourcePack};
 use crate::mutex::lock;
 
@@ -27,15 +27,18 @@ const TOLD_EVERY: Duration = Duration::from_secs(10);
 /// What a store grants its tier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct TierLimits {
-    /// How long a read waits.
+    /// How long a read waits for a tier that says nothing.
     pub(crate) wait: Duration,
+    /// And for one that asks for less.
+    pub(crate) refused_wait: Duration,
     /// Bytes that the caches of all packs take.
     pub(crate) cache_bytes: u64,
 }
 
 impl Default for TierLimits {
     fn default() -> Self {
-        Self { wait: Duration::from_secs(30), cache_bytes: 20 << 30 }
+        let (wait, refused_wait) = (Duration::from_secs(30), Duration::from_secs(300));
+        Self { wait, refused_wait, cache_bytes: 20 << 30 }
     }
 }
 
@@ -136,8 +139,14 @@ impl TierFetching {
     }
 
     /// When a read fails that begins now.
-    pub(super) fn deadline(&self) -> Instant {
-        self.clock.now() + self.limits().wait
+    pub(super) fn deadline(&self) -> ReadDeadline {
+        let (now, limits) = (self.clock.now(), self.limits());
+        ReadDeadline { silent: now + limits.wait, refused: now + limits.refused_wait.max(limits.wait) }
+    }
+
+    /// Until when a read with this deadline waits, as far as is known now.
+    pub(super) fn wait_until(&self, deadline: ReadDeadline) -> Instant {
+        lock(&self.outage).read_until(deadline, self.limits().wait)
     }
 
     pub(super) fn limits(&self) -> TierLimits {
@@ -153,11 +162,14 @@ impl TierFetching {
     }
 
     /// The bytes of a range, after as many attempts as fit before `deadline`; one at least.
+    ///
+    /// # Errors
+    /// The last attempt's.
     pub(super) fn get(
         &self,
         pack: &SourcePack,
         range: &Range<u64>,
-        deadline: Option<Instant>,
+        deadline: Option<ReadDeadline>,
     ) -> Result<Vec<u8>, SourceError> {
         let no_source = || SourceError::Unreachable("this store has not been told where it is".to_owned());
         let source = self.source().ok_or_else(no_source)?;
@@ -193,7 +205,13 @@ impl TierFetching {
                 return Err(error);
             }
             let (now, limit) = (self.clock.now(), self.limits().wait);
-            let pause = { attempts.after_failure(&mut lock(&self.outage), now, limit) };
+            let pause = {
+                let mut outage = lock(&self.outage);
+                match &error {
+                    SourceError::Refused(_) => attempts.after_refusal(&mut outage, now),
+                    _ => attempts.after_failure(&mut outage, now, limit),
+                }
+            };
             let Some(pause) = pause else { return Err(error) };
             self.clock.sleep(pause);
         }

@@ -14,7 +14,7 @@
 //! * *One GET.* Who needs pages that are on their way waits for them ([`PartialPack`]).
 //! * *A limit.* Whoever needs bytes waits for them as long as the limit says, 30 s. When the tier has not
 //!   answered anybody for that long, each further read tries once and fails: what waits in line must not
-//!   wait for each other's limits.
+//!   wait for each other's limits. A tier that asks for less has answered, and is waited for longer, 300 s.
 //! * *A cap.* The caches of all packs take at most so many bytes. The one that was used longest ago gives its
 //!   chunks back ([`ForeignPacks`]).
 //!
@@ -39,7 +39,7 @@ mod tier_sources;
 
 pub(crate) use fetching::TierLimits;
 #[cfg(test)]
-pub(in crate::store) use outage::{FetchAttempts, TierOutage};
+pub(in crate::store) use outage::{FetchAttempts, ReadDeadline, TierOutage};
 pub(crate) use partial::PartialPack;
 pub(crate) use placed::{PlacedFile, PlacedPack};
 pub(in crate::store) use present::present_ranges;

@@ -12,6 +12,7 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 use super::fetching::{TierCounts, TierFetching};
 use super::ledger::{CacheLedger, EvictableCache};
+use super::outage::ReadDeadline;
 use super::present::{PAGE, PresentPages, pages_of};
 use super::run_ahead::RunAhead;
 use super::source::{SourceError, SourcePack};
@@ -95,7 +96,7 @@ pub(super) fn punch_chunks(file: &File, footer_offset: u64) -> io::Result<()> {
 fn failure(error: SourceError) -> io::Error {
     let kind = match &error {
         SourceError::Missing(_) => ErrorKind::NotFound,
-        SourceError::Unreachable(_) => ErrorKind::TimedOut,
+        SourceError::Unreachable(_) | SourceError::Refused(_) => ErrorKind::TimedOut,
     };
     io::Error::new(kind, error)
 }
@@ -213,7 +214,7 @@ impl PartialPack {
     }
 
     /// Fetches what is missing of some pages, until a deadline.
-    fn bring(&self, pages: &Range<u64>, deadline: Instant) -> io::Result<()> {
+    fn bring(&self, pages: &Range<u64>, deadline: ReadDeadline) -> io::Result<()> {
         let late =
             || io::Error::new(ErrorKind::TimedOut, "what others fetch of the pack did not come in time");
         loop {
@@ -221,8 +222,8 @@ impl PartialPack {
                 NextStep::Here => return Ok(()),
                 NextStep::Fetch(coming) => self.fetch(&coming, Some(deadline))?,
                 NextStep::Waits => {
-                    let left =
-                        deadline.checked_duration_since(self.fetching.clock().now()).ok_or_else(late)?;
+                    let (until, now) = (self.fetching.wait_until(deadline), self.fetching.clock().now());
+                    let left = until.checked_duration_since(now).ok_or_else(late)?;
                     let state = self.state();
                     // It may have come since.
                     if state.coming.iter().any(|coming| coming.start < pages.end && pages.start < coming.end)
@@ -241,7 +242,7 @@ impl PartialPack {
         may_be && PresentPages::are_in(&self.file, pages, self.bytes)
     }
 
-    fn fetch(&self, coming: &ComingPages<'_>, deadline: Option<Instant>) -> io::Result<()> {
+    fn fetch(&self, coming: &ComingPages<'_>, deadline: Option<ReadDeadline>) -> io::Result<()> {
         if self.was_brought(&coming.pages) {
             self.came(&coming.pages);
             return Ok(());
@@ -322,7 +323,7 @@ impl PartialPack {
     }
 
     /// Fetches what is not here of a range; false if it cannot be kept.
-    fn bring_to_cache(&self, range: &Range<u64>, deadline: Instant) -> io::Result<bool> {
+    fn bring_to_cache(&self, range: &Range<u64>, deadline: ReadDeadline) -> io::Result<bool> {
         let wanted = pages_of(self.wanted(range));
         if self.state().here.first_missing(wanted.clone()).is_none() {
             return Ok(true);

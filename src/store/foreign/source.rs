@@ -33,9 +33,12 @@ pub(crate) enum SourceError {
     /// Trying again does not help.
     #[error("the tier has no {0}: push the snapshot again from where it was made")]
     Missing(String),
-    /// Or it was too slow, or told to wait.
+    /// Or it was too slow.
     #[error("the tier cannot be reached: {0}")]
     Unreachable(String),
+    /// It is there, and has more to do than it can.
+    #[error("the tier asks for less: {0}")]
+    Refused(String),
 }
 
 /// Gives ranges of packs. A call may wait, within bounds of its own; many come at once.

@@ -42,6 +42,8 @@ pub(in crate::store) struct FakeTier {
     pub(in crate::store) bytes: AtomicU64,
     /// So many of the next requests are not answered.
     pub(in crate::store) fails: AtomicU64,
+    /// So many of the next requests are refused.
+    refuses: AtomicU64,
     /// So many of the next answers are cut, or have a wrong byte.
     cut: AtomicU64,
     wrong: AtomicU64,
@@ -71,6 +73,9 @@ impl RangeSource for FakeTier {
         }
         if took_one(&self.fails) {
             return Err(SourceError::Unreachable("503".to_owned()));
+        }
+        if took_one(&self.refuses) {
+            return Err(SourceError::Refused("503".to_owned()));
         }
         let packs = self.packs.lock().unwrap();
         let missing = SourceError::Missing(pack.key());
@@ -403,6 +408,38 @@ fn an_hour_without_an_answer_costs_reads_their_limit_and_then_they_go_on() {
     third.store.foreign_packs().clock().skip();
     tier.fails.store(first.1 - 1, Ordering::SeqCst);
     assert!(read(&third.store, "vm3") == read(&one.store, "vm@1"));
+}
+
+/// A rush on one image has the tier refuse most reads for minutes: they wait for their turn.
+#[test]
+fn a_tier_that_asks_for_less_is_waited_for_longer_than_a_silent_one() {
+    let tier = Arc::new(FakeTier::default());
+    let (one, snapshot) = first(&tier);
+    let limits = TierLimits::default();
+    let mut other = TierHost::new(&tier, limits);
+    other.store.clone_foreign(&name("vm2"), &snapshot).unwrap();
+    let packs = other.store.foreign_packs();
+    packs.clock().skip();
+    let begun = packs.clock().now();
+    tier.refuses.store(60, Ordering::SeqCst);
+    assert!(read(&other.store, "vm2") == read(&one.store, "vm@1"));
+    let waited = packs.clock().now() - begun;
+    assert!((2 * limits.wait..limits.refused_wait).contains(&waited), "{waited:?}");
+    assert_eq!((packs.figures().failed, packs.figures().gave_up), (60, 0));
+    // Not for ever.
+    let mut third = TierHost::new(&tier, limits);
+    third.store.clone_foreign(&name("vm3"), &snapshot).unwrap();
+    let packs = third.store.foreign_packs();
+    packs.clock().skip();
+    let begun = packs.clock().now();
+    tier.refuses.store(u64::MAX, Ordering::SeqCst);
+    let failed = try_read(&third.store, "vm3").unwrap_err().to_string();
+    assert!(failed.contains("asks for less: 503"), "{failed}");
+    let waited = packs.clock().now() - begun;
+    assert!(
+        (limits.refused_wait - Duration::from_secs(3)..limits.refused_wait).contains(&waited),
+        "{waited:?}"
+    );
 }
 
 /// Readers of one chunk share one request.

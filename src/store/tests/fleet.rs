@@ -118,8 +118,9 @@ impl FleetShape {
         figures(&fleet, seconds, AskedFor::Push, lags_us.lock().unwrap().clone(), 0)
     }
 
-    /// Every host starts a guest from one image within so long. Reads wait as long as `wait`.
-    fn all_start_one_image(&self, within_us: u64, wait: Duration) -> FleetFigures {
+    /// Every host starts a guest from one image within so long. Reads that are refused wait as long as
+    /// `refused_wait`.
+    fn all_start_one_image(&self, within_us: u64, refused_wait: Duration) -> FleetFigures {
         let (mut fleet, mut random) = (self.fleet(), Random::new(SEED));
         let mut guests = Vec::new();
         for _ in 0..self.hosts {
@@ -127,7 +128,7 @@ impl FleetShape {
                 begins_us: random.below(within_us),
                 left: AtomicU64::new(BOOT_BYTES / PART_BYTES),
                 part_bytes: PART_BYTES,
-                limits: TierLimits { wait, ..TierLimits::default() },
+                limits: TierLimits { refused_wait, ..TierLimits::default() },
                 outage: Mutex::default(),
                 has_failed: AtomicBool::new(false),
                 ended_us: AtomicU64::new(0),
@@ -216,7 +217,7 @@ fn a_small_fleet_is_as_the_arithmetic_says() {
     is_about("collection_requests", collected.collection.all() as f64, &model);
     is_about("collection_seconds", collected.seconds, &model);
     // All of the limit is used, and nobody is refused for long.
-    let started = SMALL.all_start_one_image(1, TierLimits::default().wait);
+    let started = SMALL.all_start_one_image(1, TierLimits::default().refused_wait);
     assert_eq!((started.failed, started.took_us.len() as u64), (0, SMALL.hosts));
     assert!(started.asked.refused > 0);
     is_about("boot_reads", (started.asked.all() - started.asked.refused) as f64 / SMALL.hosts as f64, &model);
@@ -226,7 +227,7 @@ fn a_small_fleet_is_as_the_arithmetic_says() {
 #[test]
 fn the_same_fleet_does_the_same() {
     let shape = FleetShape { hosts: 40, ..SMALL };
-    let start = || shape.all_start_one_image(1_000_000, TierLimits::default().wait);
+    let start = || shape.all_start_one_image(1_000_000, TierLimits::default().refused_wait);
     assert_eq!(start(), start());
     let push = || FleetShape { hosts: 20, ..SMALL }.all_push_at_once();
     assert_eq!(push(), push());
@@ -241,10 +242,10 @@ fn fleets_of_all_sizes() {
     for hosts in asked.split(',').map(|hosts| hosts.parse().unwrap()) {
         let shape = FleetShape { hosts, per_host: 100, pushes_a_day: 1, is_split: false };
         println!("\n{hosts} hosts, {} images", hosts * shape.per_host);
-        print_starts(&shape, MINUTE_US, TierLimits::default().wait);
+        print_starts(&shape, MINUTE_US, TierLimits::default().refused_wait);
         print_pushes(&shape);
-        print_starts(&shape, 60 * MINUTE_US, TierLimits::default().wait);
-        print_starts(&shape, MINUTE_US, Duration::from_secs(300));
+        print_starts(&shape, 60 * MINUTE_US, TierLimits::default().refused_wait);
+        print_starts(&shape, MINUTE_US, TierLimits::default().wait);
         print_collection(&shape);
     }
 }
@@ -271,12 +272,12 @@ fn print_pushes(shape: &FleetShape) {
     }
 }
 
-fn print_starts(shape: &FleetShape, within_us: u64, wait: Duration) {
-    let started = shape.all_start_one_image(within_us, wait);
+fn print_starts(shape: &FleetShape, within_us: u64, refused_wait: Duration) {
+    let started = shape.all_start_one_image(within_us, refused_wait);
     println!(
-        "all start one image within {}, reads wait {} s: {:.0} requests a second, {} in the busiest; {} refused; start {}; {} failed; {} in all, {} by the model",
+        "all start one image within {}, refused reads wait {} s: {:.0} requests a second, {} in the busiest; {} refused; start {}; {} failed; {} in all, {} by the model",
         time(within_us as f64 / 1e6),
-        wait.as_secs(),
+        refused_wait.as_secs(),
         started.asked.all() as f64 / started.seconds,
         started.asked.busiest,
         started.refused(),
