@@ -41,6 +41,11 @@ def floor():
     return str(target / "release/floor")
 
 
+def relay():
+    """The one beside it that carries bytes between a client and a server; None where it cannot be built."""
+    return floor() and floor().removesuffix("floor") + "relay"
+
+
 def is_here(name):
     """Whether a server can be started on this machine."""
     return floor() is not None if name == "floor" else name not in TOOLS or peer(TOOLS[name]) is not None
