@@ -46,7 +46,7 @@ impl Chain {
     /// Closes packs that are gone: they take room until then.
     pub(super) fn forget_packs(&self, packs: &[u64]) {
         if let Some(contents) = &self.contents {
-            contents.let_go(packs);
+            contents.forget_packs(packs);
         }
     }
 

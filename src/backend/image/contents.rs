@@ -166,8 +166,8 @@ impl ContentsLink {
     }
 
     /// Forgets packs that are gone: they take room until then.
-    pub(super) fn let_go(&self, packs: &[u64]) {
-        self.places.borrow_mut().let_go(packs);
+    pub(super) fn forget_packs(&self, packs: &[u64]) {
+        self.places.borrow_mut().forget_packs(packs);
     }
 
     /// The one operation that a read of such a piece is, if it is verified afterwards. What is not verified

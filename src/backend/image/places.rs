@@ -173,7 +173,7 @@ impl<P> PackPlaces<P> {
     }
 
     /// Forgets packs that are gone.
-    pub(super) fn let_go(&mut self, packs: &[u64]) {
+    pub(super) fn forget_packs(&mut self, packs: &[u64]) {
         for pack in &mut self.packs {
             pack.take_if(|(number, _)| packs.contains(number));
         }
@@ -199,7 +199,7 @@ mod tests {
             pack: u64,
             slot: u64,
         },
-        LetGo(u64),
+        ForgetPack(u64),
     }
 
     fn act() -> impl Strategy<Value = Act> {
@@ -208,7 +208,7 @@ mod tests {
         let learn = (chunk, 1..20u64, 0..80u64, 0..50u64);
         prop_oneof![
             9 => learn.prop_map(|(chunk, count, pack, slot)| Act::Learn { chunk, count, pack, slot }),
-            1 => (0..80u64).prop_map(Act::LetGo),
+            1 => (0..80u64).prop_map(Act::ForgetPack),
         ]
     }
 
@@ -229,8 +229,8 @@ mod tests {
                             prop_assert_eq!(spot.offset, offset, "it was learnt this moment");
                         }
                     }
-                    Act::LetGo(pack) => {
-                        places.let_go(&[pack]);
+                    Act::ForgetPack(pack) => {
+                        places.forget_packs(&[pack]);
                         prop_assert!(places.packs().all(|open| *open != pack));
                         learnt.retain(|_, (of, _)| *of != pack);
                     }
