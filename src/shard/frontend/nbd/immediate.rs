@@ -53,12 +53,13 @@ impl Connection {
     }
 
     /// Reads in the usual way what could not be sent from a mapped file any more; why it stopped if it had
-    /// to.
-    #[inline]
+    /// to. Each request asks this, and nearly none has anything to read again: so the look alone is built in.
+    #[inline(always)]
     pub(crate) fn read_lost(&mut self, feeding: &mut Feeding<'_>) -> Option<Fed> {
         self.outbound.lost().and_then(|_| self.read_all_lost(feeding))
     }
 
+    #[cold]
     fn read_all_lost(&mut self, feeding: &mut Feeding<'_>) -> Option<Fed> {
         while let Some(id) = self.outbound.lost() {
             if !feeding.admission.has_free_slot() {
