@@ -18,6 +18,7 @@ mod netlink;
 mod process;
 mod shared_memory;
 mod shared_words;
+mod slice;
 mod watched;
 
 pub(crate) use byte_lock::{Holder, lock_byte, lock_byte_alone, other_holder, unlock_byte};
@@ -29,6 +30,7 @@ pub(crate) use process::take_passed_descriptor;
 pub use process::{close_on_exec_from, ignore_signals};
 pub(crate) use shared_memory::SharedMemory;
 pub(crate) use shared_words::SharedWords;
+pub(crate) use slice::set_slice;
 pub use watched::WatchedDescriptor;
 
 /// The dirty pages of a range begin to be written back. Nothing is durable by it.

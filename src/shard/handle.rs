@@ -18,6 +18,10 @@ use crate::shard::turn::shard::Shard;
 use crate::stats::Interval;
 use crate::sys::{self, Doorbell};
 
+/// The shortest that there is. A shard works for less before it sleeps, and what it does should not wait until
+/// a thread that compresses or hashes has used up its own slice.
+const SLICE: Duration = Duration::from_micros(100);
+
 /// The control plane's end of a shard.
 #[derive(Debug)]
 pub struct ShardHandle {
@@ -54,6 +58,10 @@ impl ShardHandle {
                     let _ = started.send(Err(error));
                 }
                 Ok(shard) => {
+                    // The threads that it has started keep theirs.
+                    if let Err(error) = sys::set_slice(SLICE) {
+                        tracing::debug!(%error, "a shard has no short time slice");
+                    }
                     let _ = started.send(Ok(shard.is_pinned));
                     let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| run(shard)));
                     (config.on_exit)(ended.map_err(|_panic| ShardError));
