@@ -92,31 +92,39 @@ impl Inbound {
         &'header mut self,
         input: &mut &'bytes [u8],
     ) -> Option<Piece<'header, 'bytes>> {
+        if self.payload > 0 {
+            return self.feed_payload(input);
+        }
         let length = usize::from(self.header_length);
-        if self.payload == 0
-            && self.filled == 0
+        if self.filled == 0
             && let Some((header, rest)) = input.split_at_checked(length)
         {
             *input = rest;
             return Some(Piece::Header(header));
         }
-        self.feed_parts(input)
+        self.feed_part_of_header(input)
     }
 
-    fn feed_parts<'header, 'bytes: 'header>(
+    #[inline(always)]
+    fn feed_payload<'header, 'bytes: 'header>(
+        &mut self,
+        input: &mut &'bytes [u8],
+    ) -> Option<Piece<'header, 'bytes>> {
+        let here = self.payload.min(input.len() as u64) as usize;
+        let (front, rest) = input.split_at(here);
+        *input = rest;
+        self.payload -= here as u64;
+        if !self.discard {
+            return (here > 0).then_some(Piece::Payload { bytes: front, last: self.payload == 0 });
+        }
+        (self.payload == 0).then_some(Piece::Skipped)
+    }
+
+    /// A header that did not come as a whole, which is rare.
+    fn feed_part_of_header<'header, 'bytes: 'header>(
         &'header mut self,
         input: &mut &'bytes [u8],
     ) -> Option<Piece<'header, 'bytes>> {
-        if self.payload > 0 {
-            let here = self.payload.min(input.len() as u64) as usize;
-            let (front, rest) = input.split_at(here);
-            *input = rest;
-            self.payload -= here as u64;
-            if !self.discard {
-                return (here > 0).then_some(Piece::Payload { bytes: front, last: self.payload == 0 });
-            }
-            return (self.payload == 0).then_some(Piece::Skipped);
-        }
         let length = usize::from(self.header_length);
         let filled = usize::from(self.filled);
         let here = (length - filled).min(input.len());

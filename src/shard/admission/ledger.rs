@@ -7,6 +7,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use crate::shard::admission::RATES;
 use crate::shard::admission::seniority::LineTicket;
 
 /// What all connections of a shard hold.
@@ -139,10 +140,15 @@ impl Grant {
         if work > 0 {
             subtract(&self.ledger.working, 1);
             subtract(&self.ledger.usage.working, 1);
-            if work > 1 {
+            if RATES && work > 1 {
                 self.relieve_device(work - 1);
             }
         }
+    }
+
+    #[cold]
+    fn end_work_unanswered(&mut self) {
+        self.end_work();
     }
 
     #[cold]
@@ -154,7 +160,10 @@ impl Grant {
 impl Drop for Grant {
     #[inline]
     fn drop(&mut self) {
-        self.end_work();
+        // An answer has ended it, of whatever is answered.
+        if self.work > 0 {
+            self.end_work_unanswered();
+        }
         self.release_memory();
         subtract(&self.ledger.in_flight, 1);
     }

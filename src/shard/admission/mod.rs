@@ -38,6 +38,10 @@ use memory::MemoryQuotas;
 use queue::{Need, QUEUES, QueuePlace, Queues};
 use seniority::{SHORT, Seniority};
 
+/// Whether rates and weights are asked about. `perf/instructions --rates` builds a shard without them, to count
+/// what they cost where there are none.
+pub(crate) const RATES: bool = !(cfg!(feature = "bench") && option_env!("RINGNBD_WITHOUT_RATES").is_some());
+
 /// What a shard shares out among its connections.
 #[derive(Debug)]
 pub(crate) struct Admission {

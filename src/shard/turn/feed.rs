@@ -15,7 +15,7 @@ use crate::shard::turn::shard::Shard;
 impl Shard {
     /// Received bytes become requests: first of connections that had to wait, then of the others.
     pub(crate) fn feed(&mut self) {
-        if !self.throttle.holds_nobody() {
+        if self.throttle.is_in_force() {
             self.release_throttled();
         }
         self.retry();
@@ -25,14 +25,12 @@ impl Shard {
             self.feed_one(key);
         }
         // Behind the others, so that what has just come takes part.
-        if self.throttle.weighing().is_due() {
+        if self.throttle.is_in_force() {
             self.deal();
+            self.throttle.arm(&self.ring);
         }
         if self.partial_records.get() > self.limits.partial_records {
             self.drop_partial_records();
-        }
-        if !self.throttle.holds_nobody() {
-            self.throttle.arm(&self.ring);
         }
     }
 

@@ -11,6 +11,7 @@ use slab::Slab;
 
 use crate::backend::{Backing, ExportId};
 use crate::ring::{OpKey, Operation, Owner, Ring};
+use crate::shard::admission::RATES;
 use crate::shard::admission::gate::{ExportLimits, Gate, NumberedGate, SharedGate};
 use crate::shard::admission::share::{DeviceLine, Weighing};
 
@@ -26,6 +27,9 @@ pub(crate) struct Throttle {
     of_devices: HashMap<DeviceKey, usize>,
     /// How much a device is given.
     depth: usize,
+    /// There is a rate or a weight, or something still waits for one. Looked at before all else, so that a
+    /// shard without them asks one question a phase.
+    in_force: bool,
     /// Gates before which connections wait, by the moment at which the first may go on.
     due: BTreeSet<(u64, usize)>,
     /// The timer in flight that ends first, and when.
@@ -69,6 +73,7 @@ impl Throttle {
             lines: Slab::new(),
             of_devices: HashMap::new(),
             depth,
+            in_force: false,
             due: BTreeSet::new(),
             timer: None,
             changed,
@@ -87,7 +92,9 @@ impl Throttle {
             known.filter(|number| self.gates[*number].gate.borrow().is_of(limits)).unwrap_or_else(|| {
                 let queue = self.enter_line(export, backing);
                 let shared = Rc::clone(&self.lines[queue].queue);
-                let gate = Rc::new(RefCell::new(Gate::new(Arc::clone(limits), shared)));
+                let gate = Gate::new(Arc::clone(limits), shared);
+                self.in_force |= gate.is_limited() || self.weighing.is_due();
+                let gate = Rc::new(RefCell::new(gate));
                 let number = self.gates.insert(NotedGate { gate, export, connections: 0, queue, due: None });
                 self.of_exports.insert(export, number);
                 number
@@ -136,7 +143,9 @@ impl Throttle {
     /// Whether something that waits for its turn may begin in the next turn of the shard.
     #[inline]
     pub(crate) fn may_deal(&self) -> bool {
-        self.weighing.is_due() && self.weighing.is_any(|number| self.lines[number].queue.borrow().may_go_on())
+        self.is_in_force()
+            && self.weighing.is_due()
+            && self.weighing.is_any(|number| self.lines[number].queue.borrow().may_go_on())
     }
 
     /// A connection is gone.
@@ -176,10 +185,16 @@ impl Throttle {
         }
     }
 
-    /// Whether no rate holds anybody back.
+    /// Whether there is anything to do for a rate or a weight, now or later.
     #[inline]
-    pub(crate) fn holds_nobody(&self) -> bool {
-        self.due.is_empty()
+    pub(crate) fn is_in_force(&self) -> bool {
+        RATES && self.in_force
+    }
+
+    /// Looks whether it still is, when rates or weights have changed.
+    pub(crate) fn look_whether_in_force(&mut self) {
+        let is_limited = self.gates.iter().any(|(_, noted)| noted.gate.borrow().is_limited());
+        self.in_force = is_limited || !self.due.is_empty() || self.weighing.is_due();
     }
 
     /// Sees to it that there is a turn when the next connection may go on.
@@ -204,6 +219,7 @@ impl Throttle {
             self.gates[number].gate.borrow_mut().renew();
             self.note(number, now);
         }
+        self.look_whether_in_force();
         true
     }
 

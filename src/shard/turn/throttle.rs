@@ -14,11 +14,12 @@ impl Shard {
 
     fn note_limits(&mut self) {
         for (_, connection) in &mut self.connections {
-            connection.is_limited = connection.gate.borrow().is_limited();
+            connection.look_at_gate();
         }
     }
 
     /// Connections go on whose moment has come, or line up at their device.
+    #[cold]
     pub(crate) fn release_throttled(&mut self) {
         let now = self.recorder.now();
         while let Some(due) = self.throttle.first_due(now) {
@@ -37,9 +38,13 @@ impl Shard {
     /// first of the next one.
     #[cold]
     pub(crate) fn deal(&mut self) {
+        if !self.throttle.weighing().is_due() {
+            return;
+        }
         // A first export with a weight has come, or the last one gone.
         if self.throttle.weighing().take_turned() {
             self.note_limits();
+            self.throttle.look_whether_in_force();
         }
         let now = self.recorder.now();
         let mut left = self.limits.connections_per_turn;

@@ -86,6 +86,7 @@ impl Connection {
         feeding.requests.insert(Record { connection: feeding.key, grant, cookie: cookie.0, timing })
     }
 
+    #[inline(always)]
     pub(crate) fn copy_payload(&mut self, bytes: &[u8]) {
         let receiving = self.receiving.as_mut().expect("a payload belongs to a request");
         let start = receiving.filled as usize;

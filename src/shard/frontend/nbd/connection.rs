@@ -17,7 +17,7 @@ use crate::shard::admission::gate::{NumberedGate, SharedGate};
 use crate::shard::admission::ledger::Ledger;
 use crate::shard::admission::queue::{Listed, Need};
 use crate::shard::admission::stall::{Progress, RECEIVE_STEP};
-use crate::shard::admission::{Admission, Denial};
+use crate::shard::admission::{Admission, Denial, RATES};
 use crate::shard::fault_watch::FaultWatch;
 use crate::shard::frontend::nbd::Secure;
 use crate::shard::frontend::nbd::batches::Batches;
@@ -99,7 +99,7 @@ pub(crate) struct Connection {
     pub(crate) throttled: Option<Throttled>,
     /// How long the request that begins next was held back, in nanoseconds.
     pub(crate) held_ns: u64,
-    /// Its export has rates, or requests go by weight.
+    /// Its export has rates, or requests go by weight; or a request of it was held back, and has not begun.
     pub(crate) is_limited: bool,
     pub(crate) gate: SharedGate,
     /// The gate's number.
@@ -272,7 +272,8 @@ impl Connection {
         if self.closing != Closing::No || self.hold.is_held {
             return Fed::Ended;
         }
-        if self.throttled.is_some()
+        if self.may_be_limited()
+            && self.throttled.is_some()
             && let Some(stopped) = self.feed_throttled(feeding)
         {
             return stopped;
@@ -290,15 +291,23 @@ impl Connection {
         }
         let mut unparsed = self.unparsed.take();
         // What may be held back goes a way of its own, so that all others are asked this once a receive.
-        let stopped = if self.is_limited || self.held_ns > 0 {
-            self.parse::<true>(&mut unparsed, feeding)
-        } else {
-            self.parse::<false>(&mut unparsed, feeding)
+        let stopped = match self.may_be_limited() {
+            true => self.parse_limited(&mut unparsed, feeding),
+            false => self.parse::<false>(&mut unparsed, feeding),
         };
         if self.closing == Closing::No {
             self.unparsed = unparsed;
             self.give_up_buffer(feeding);
         }
+        stopped
+    }
+
+    /// Not built into its caller, where it would be in the way of those that nothing holds back.
+    #[cold]
+    #[inline(never)]
+    fn parse_limited(&mut self, unparsed: &mut Option<Unparsed>, feeding: &mut Feeding<'_>) -> Fed {
+        let stopped = self.parse::<true>(unparsed, feeding);
+        self.look_at_gate();
         stopped
     }
 
@@ -400,6 +409,12 @@ impl Connection {
         }
     }
 
+    /// Whether rates or weights are to be asked about its requests.
+    #[inline]
+    fn may_be_limited(&self) -> bool {
+        RATES && self.is_limited
+    }
+
     /// Whether it can do without a shared buffer: connections that wait for its memory may be keeping them
     /// all.
     pub(crate) fn receives_payload(&self) -> bool {
@@ -411,7 +426,7 @@ impl Connection {
         if self.discards() && self.receive.is_none() {
             return Some(Operation::Receive { socket: self.socket, poll_first: true });
         }
-        let waits = self.hold.is_held || self.waiting.is_some() || self.throttled.is_some();
+        let waits = self.hold.is_held || self.waiting.is_some() || (RATES && self.throttled.is_some());
         let busy = self.receive.is_some() || self.unparsed.is_some() || waits;
         if self.closing != Closing::No || busy || (shutting_down && self.is_idle()) {
             return None;

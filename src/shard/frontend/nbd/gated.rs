@@ -90,6 +90,13 @@ impl Connection {
         }
     }
 
+    /// Looks whether anything may hold its requests back now.
+    pub(crate) fn look_at_gate(&mut self) {
+        // What was held back has its time to tell when it begins.
+        let was_held = self.throttled.is_some() || self.held_ns > 0;
+        self.is_limited = was_held || self.gate.borrow().is_limited();
+    }
+
     /// What a connection with a request that waits can do meanwhile; none if it waits no more, since such
     /// requests are refused now.
     #[cold]

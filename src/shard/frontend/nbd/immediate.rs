@@ -129,6 +129,7 @@ impl Connection {
     }
 
     /// Notes and counts a request that is answered without a slot.
+    #[inline(always)]
     fn answer_at_once<const LIMITED: bool>(
         &mut self,
         operation: Operation,
