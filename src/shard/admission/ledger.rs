@@ -160,7 +160,7 @@ impl Grant {
 impl Drop for Grant {
     #[inline]
     fn drop(&mut self) {
-        // An answer has ended it, of whatever is answered.
+        // The work on a request ends with its answer, so it is seldom to be ended here.
         if self.work > 0 {
             self.end_work_unanswered();
         }
