@@ -17,6 +17,7 @@ use crate::ring::{Lease, SharedLease};
 /// behind it.
 pub(crate) struct Device {
     facts: DeviceFacts,
+    instance: u32,
     pub(super) kind: Kind,
 }
 
@@ -26,12 +27,18 @@ impl Device {
     /// # Errors
     /// When its files cannot be registered with the ring; an application's own.
     pub(crate) fn new(export: &Export, context: &ShardContext) -> std::io::Result<Self> {
-        Ok(Self { facts: export.facts().clone(), kind: Kind::open(export, context)? })
+        let (facts, instance) = (export.facts().clone(), export.instance);
+        Ok(Self { facts, instance, kind: Kind::open(export, context)? })
     }
 
     /// What stands for a device that could not be opened. It gets no requests.
     pub(crate) fn absent(export: &Export) -> Self {
-        Self { facts: export.facts().clone(), kind: Kind::Null }
+        Self { facts: export.facts().clone(), instance: export.instance, kind: Kind::Null }
+    }
+
+    /// A number that this opening of the export has and no other one, in this process or another.
+    pub(crate) fn instance(&self) -> u32 {
+        self.instance
     }
 
     /// A connection comes, with a number that another one may have had before.
@@ -232,6 +239,25 @@ impl Device {
         self.assert_request(range, false);
         match self.kind.image() {
             Some(image) => image.changed(range, since, limit, client, context).await,
+            None => Err(BlockError::Invalid),
+        }
+    }
+
+    /// What another server, whose export this is, tells of a range by one of its meta contexts. Extents as of
+    /// [`Device::extents`].
+    ///
+    /// # Errors
+    /// [`BlockError::Invalid`] if it is no such export; the other server's, or it has no such context any
+    /// more.
+    pub(crate) async fn passed(
+        &self,
+        range: ByteRange,
+        name: &str,
+        limit: usize,
+    ) -> Result<Vec<NumberedExtent>, BlockError> {
+        self.assert_request(range, false);
+        match self.kind.remote() {
+            Some(remote) => Box::pin(remote.status(range, name, limit)).await,
             None => Err(BlockError::Invalid),
         }
     }

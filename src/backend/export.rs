@@ -1,5 +1,6 @@
 //! An export opened for the whole server: files, memory and facts that all shards share.
 
+use std::hash::{BuildHasher, RandomState};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -24,6 +25,7 @@ pub struct Export {
     facts: DeviceFacts,
     pub(super) store: Store,
     pub(super) faults: Vec<FaultOptions>,
+    pub(super) instance: u32,
 }
 
 /// Where the bytes live.
@@ -49,6 +51,12 @@ pub(crate) enum Backing {
 }
 
 impl Export {
+    fn over(facts: DeviceFacts, store: Store) -> Self {
+        // A hasher's keys are random, and another one's are others.
+        let instance = RandomState::new().hash_one(()) as u32;
+        Self { facts, store, faults: Vec::new(), instance }
+    }
+
     /// Opens what a URI names. `read_only` refuses writes whatever the URI says. A file that others write, or
     /// that others read and this one would write, is waited for some seconds.
     ///
@@ -76,7 +84,7 @@ impl Export {
             ExportUri::File { path, .. } => {
                 let how = FileOptions::of(uri, read_only, true).expect("it is a file");
                 let (store, facts) = FileStore::of_prepared(path, &how, files)?;
-                Ok(Self { facts, store: Store::File(Arc::new(store)), faults: Vec::new() })
+                Ok(Self::over(facts, Store::File(Arc::new(store))))
             }
             _ => Self::open(uri, read_only),
         }
@@ -99,7 +107,7 @@ impl Export {
             }
             ExportUri::Command(command) => {
                 let (store, facts) = RemoteStore::of_command(command, launcher, read_only)?;
-                Ok(Self { facts, store: Store::Remote(Arc::new(store)), faults: Vec::new() })
+                Ok(Self::over(facts, Store::Remote(Arc::new(store))))
             }
             _ => Self::open(uri, read_only),
         }
@@ -110,7 +118,9 @@ impl Export {
         match &self.store {
             Store::Memory(_) | Store::Null => {
                 let facts = DeviceFacts { read_only, ..self.facts.clone() };
-                Some(Self { facts, store: self.store.clone(), faults: self.faults.clone() })
+                let (store, faults) = (self.store.clone(), self.faults.clone());
+                // The same bytes: nothing is lost of what was written to them.
+                Some(Self { facts, store, faults, instance: self.instance })
             }
             Store::File(_) | Store::Application(_) | Store::Image(_) | Store::Remote(_) => None,
         }
@@ -129,15 +139,15 @@ impl Export {
             ExportUri::File { path, .. } => {
                 let how = FileOptions::of(uri, read_only, may_lock).expect("it is a file");
                 let (store, facts) = FileStore::open(path, &how)?;
-                Ok(Self { facts, store: Store::File(Arc::new(store)), faults: Vec::new() })
+                Ok(Self::over(facts, Store::File(Arc::new(store))))
             }
             ExportUri::Image(image) => {
                 let (store, facts) = ImageStore::open(image, read_only, may_lock)?;
-                Ok(Self { facts, store: Store::Image(Arc::new(store)), faults: Vec::new() })
+                Ok(Self::over(facts, Store::Image(Arc::new(store))))
             }
             ExportUri::Remote(remote) => {
                 let (store, facts) = RemoteStore::open(remote, read_only)?;
-                Ok(Self { facts, store: Store::Remote(Arc::new(store)), faults: Vec::new() })
+                Ok(Self::over(facts, Store::Remote(Arc::new(store))))
             }
             ExportUri::Command(command) => Err(OpenError::NoLauncher(command.to_string())),
             ExportUri::Memory { size } => {
@@ -166,7 +176,7 @@ impl Export {
         how: &ImageUri,
     ) -> Result<Self, OpenError> {
         let (store, facts) = ImageStore::open_node(store, served, node, (how, how.read_only, true))?;
-        Ok(Self { facts, store: Store::Image(Arc::new(store)), faults: Vec::new() })
+        Ok(Self::over(facts, Store::Image(Arc::new(store))))
     }
 
     /// What an image of a size can do.
@@ -187,12 +197,12 @@ impl Export {
     pub fn of_device(device: &ApplicationDevice, read_only: bool) -> Result<Self, OpenError> {
         let mut facts = device.facts().map_err(OpenError::Device)?;
         facts.read_only |= read_only;
-        Ok(Self { facts, store: Store::Application(device.clone()), faults: Vec::new() })
+        Ok(Self::over(facts, Store::Application(device.clone())))
     }
 
     /// One of a file that is open.
     pub(super) fn of_file(facts: DeviceFacts, store: FileStore, faults: Vec<FaultOptions>) -> Self {
-        Self { facts, store: Store::File(Arc::new(store)), faults }
+        Self { faults, ..Self::over(facts, Store::File(Arc::new(store))) }
     }
 
     /// Whether all its clients are served by one shard, whichever it is.
@@ -225,10 +235,28 @@ impl Export {
         matches!(&self.store, Store::Application(device) if device.has_failed())
     }
 
+    /// Whether whoever finds the same [`Device::instance`](super::Device::instance) again may believe that all
+    /// that was written is still there. What is behind an application or another server may be lost while this
+    /// process lives.
+    pub(crate) fn has_instance(&self) -> bool {
+        match &self.store {
+            Store::File(_) | Store::Memory(_) | Store::Null | Store::Image(_) => true,
+            Store::Application(_) | Store::Remote(_) => false,
+        }
+    }
+
+    /// The meta contexts of another server that are passed on.
+    pub(crate) fn passed_contexts(&self) -> &[Arc<str>] {
+        match &self.store {
+            Store::Remote(remote) => remote.passed_contexts(),
+            _ => &[],
+        }
+    }
+
     fn without_file(size: u64, read_only: bool, store: Store) -> Self {
         let block_sizes = BlockSizes::default();
         let facts = DeviceFacts { size, read_only, rotational: false, fast_zero: true, block_sizes };
-        Self { facts, store, faults: Vec::new() }
+        Self::over(facts, store)
     }
 
     /// A simulated file. `sector`: a block device with sectors of so many bytes.
@@ -240,7 +268,7 @@ impl Export {
         sector: Option<u32>,
     ) -> Self {
         let (store, facts) = FileStore::simulated(tokens, size, read_only, sector);
-        Self { facts, store: Store::File(Arc::new(store)), faults: Vec::new() }
+        Self::over(facts, Store::File(Arc::new(store)))
     }
 
     /// A simulated image, opened as a server does that starts.
@@ -251,7 +279,7 @@ impl Export {
     pub fn simulated_image(world: &crate::ring::sim::World, image: &super::image::SimulatedImage) -> Self {
         let opened = ImageStore::simulated(world, image);
         let (store, facts) = opened.unwrap_or_else(|error| panic!("an image does not open: {error}"));
-        Self { facts, store: Store::Image(Arc::new(store)), faults: Vec::new() }
+        Self::over(facts, Store::Image(Arc::new(store)))
     }
 
     /// An export of a simulated server, reached by `way`.
@@ -263,7 +291,7 @@ impl Export {
         connections: usize,
     ) -> Self {
         let (store, facts) = RemoteStore::simulated(way, size, reconnect, connections);
-        Self { facts, store: Store::Remote(store), faults: Vec::new() }
+        Self::over(facts, Store::Remote(store))
     }
 
     /// Whether its reads can be answered from the page cache.

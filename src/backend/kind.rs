@@ -67,6 +67,15 @@ impl Kind {
         }
     }
 
+    /// The export of another server that this is, behind whatever faults.
+    pub(super) fn remote(&self) -> Option<&Remote> {
+        match self {
+            Self::Remote(remote) => Some(remote),
+            Self::Fault(faulty) => faulty.inner.remote(),
+            _ => None,
+        }
+    }
+
     /// A connection comes.
     pub(super) fn greet(&self, client: u32) {
         match self {

@@ -9,7 +9,7 @@ use super::uri::NbdUri;
 use crate::block::BlockError;
 use crate::nbd::client::handshake::{Goal, HandshakeOutcome, Transmission};
 use crate::nbd::client::replies::{Event, ReplyParser};
-use crate::nbd::client::request::ClientRequest;
+use crate::nbd::client::request::{ClientRequest, LONGEST_REQUEST};
 use crate::nbd::names;
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
@@ -182,7 +182,11 @@ impl Client {
         };
         let request = self.request(NBD_CMD_BLOCK_STATUS, 0, offset, length.min(longest));
         let mut extents = Vec::new();
-        self.run(request, &[], |event| match event {
+        // Otherwise the server tells of all that were selected.
+        let can_choose = self.has_flag(NBD_FLAG_BLOCK_STATUS_PAYLOAD)
+            && self.transmission.dialect.reply_mode == ReplyMode::Extended;
+        let only = (can_choose && self.transmission.contexts.len() > 1).then_some(context);
+        self.run_for(request, only, &[], |event| match event {
             Event::Extent { context: of, length, flags, .. } if of == context => {
                 extents.push(StatusExtent { length, flags });
             }
@@ -230,7 +234,18 @@ impl Client {
         payload: &[u8],
         each: impl FnMut(Event<'_>),
     ) -> Result<(), ClientError> {
-        let result = self.exchange(request, payload, each);
+        self.run_for(request, None, payload, each)
+    }
+
+    /// As [`Client::run`]; a BLOCK_STATUS may be for one context only.
+    fn run_for(
+        &mut self,
+        request: ClientRequest,
+        only: Option<u32>,
+        payload: &[u8],
+        each: impl FnMut(Event<'_>),
+    ) -> Result<(), ClientError> {
+        let result = self.exchange(request, only, payload, each);
         // "If the client receives an `NBD_ESHUTDOWN` error it MUST initiate a soft disconnect": that is what
         // dropping does.
         self.is_broken |= !matches!(result, Ok(()) | Err(ClientError::Request { .. }));
@@ -240,17 +255,26 @@ impl Client {
     fn exchange(
         &mut self,
         request: ClientRequest,
+        only: Option<u32>,
         payload: &[u8],
         mut each: impl FnMut(Event<'_>),
     ) -> Result<(), ClientError> {
         if self.is_broken {
             return Err(ClientError::Closed);
         }
-        let mut header = Vec::with_capacity(32);
-        request.encode(self.transmission.dialect.reply_mode, &mut header);
+        let mut header = Vec::with_capacity(LONGEST_REQUEST);
+        match only {
+            Some(context) => {
+                request.encode_for_context(context, &mut header);
+                self.parser.expect_of_context(request, context);
+            }
+            None => {
+                request.encode(self.transmission.dialect.reply_mode, &mut header);
+                self.parser.expect(request);
+            }
+        }
         self.link.send(&header)?;
         self.link.send(payload)?;
-        self.parser.expect(request);
         let mut failure = None;
         loop {
             let received = self.link.receive(&mut self.buffer)?;

@@ -34,7 +34,7 @@ pub use socket::Timeouts;
 use std::os::fd::OwnedFd;
 
 use crate::nbd::client::handshake::{
-    Dialect, ExportDetails, Goal, HandshakeOutcome, ListedExport, Transmission,
+    Dialect, ExportDetails, FurtherContexts, Goal, HandshakeOutcome, ListedExport, Transmission,
 };
 use crate::nbd::session::ReplyMode;
 use secure::SecureStream;
@@ -79,7 +79,15 @@ pub fn enter(
     replies: ReplyMode,
     timeouts: Timeouts,
 ) -> Result<(OwnedFd, Transmission), ClientError> {
-    enter_with(uri, &[], replies, timeouts)
+    enter_with(uri, WantedContexts::default(), replies, timeouts)
+}
+
+/// The meta contexts that a client would like.
+#[derive(Debug, Default)]
+pub(crate) struct WantedContexts {
+    pub(crate) names: Vec<String>,
+    /// Without these it does as well.
+    pub(crate) further: FurtherContexts,
 }
 
 /// As [`enter`], with those of `contexts` that the server offers.
@@ -88,7 +96,7 @@ pub fn enter(
 /// [`ClientError`], while connecting or negotiating.
 pub(crate) fn enter_with(
     uri: &NbdUri,
-    contexts: &[String],
+    contexts: WantedContexts,
     replies: ReplyMode,
     timeouts: Timeouts,
 ) -> Result<(OwnedFd, Transmission), ClientError> {
@@ -97,7 +105,8 @@ pub(crate) fn enter_with(
             "who gets this socket cannot encrypt; write nbd:// or nbd+unix://",
         ));
     }
-    let entered = enter_secured(uri, contexts, replies, timeouts)?;
+    let goal = Goal::Go { export: uri.export.clone(), contexts: contexts.names };
+    let entered = entered(Link::open(uri, timeouts)?.selecting(contexts.further), goal, replies)?;
     Ok((entered.socket, entered.transmission))
 }
 
@@ -140,11 +149,11 @@ pub fn fronted(uri: &NbdUri, timeouts: Timeouts) -> Result<OwnedFd, ClientError>
 pub(crate) fn enter_over(
     socket: OwnedFd,
     (name, export): (&str, &str),
-    contexts: &[String],
+    contexts: WantedContexts,
     timeouts: Timeouts,
 ) -> Result<(OwnedFd, Transmission), ClientError> {
-    let goal = Goal::Go { export: export.to_owned(), contexts: contexts.to_vec() };
-    match Link::over(socket, name, timeouts).negotiate(goal)? {
+    let goal = Goal::Go { export: export.to_owned(), contexts: contexts.names };
+    match Link::over(socket, name, timeouts).selecting(contexts.further).negotiate(goal)? {
         (link, HandshakeOutcome::Transmission(transmission)) => {
             let (socket, _plain) = link.into_socket()?;
             Ok((socket, transmission))
@@ -161,14 +170,13 @@ struct UndrivenConnection {
     secure: Option<Box<SecureStream>>,
 }
 
-/// As [`enter_with`], for a caller that can encrypt.
+/// As [`enter`], for a caller that can encrypt.
 fn enter_secured(
     uri: &NbdUri,
-    contexts: &[String],
     replies: ReplyMode,
     timeouts: Timeouts,
 ) -> Result<UndrivenConnection, ClientError> {
-    let goal = Goal::Go { export: uri.export.clone(), contexts: contexts.to_vec() };
+    let goal = Goal::Go { export: uri.export.clone(), contexts: Vec::new() };
     entered(Link::open(uri, timeouts)?, goal, replies)
 }
 

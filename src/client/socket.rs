@@ -11,7 +11,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use super::error::ClientError;
 use super::secure::{Credentials, SecureFailure, SecureStream, StartingTls, credentials};
 use super::uri::{NbdUri, ServerAddress};
-use crate::nbd::client::handshake::{ClientHandshake, Event, Goal, HandshakeOutcome};
+use crate::nbd::client::handshake::{ClientHandshake, Event, FurtherContexts, Goal, HandshakeOutcome};
 use crate::nbd::session::ReplyMode;
 
 /// Bytes that are encrypted before any of them is sent.
@@ -52,6 +52,8 @@ pub(super) struct Link {
     secure: Option<Box<SecureStream>>,
     /// The server is asked to end it when the export has become larger.
     ends_on_growth: bool,
+    /// What the handshake asks for besides what its goal needs.
+    further: FurtherContexts,
 }
 
 impl Link {
@@ -65,6 +67,7 @@ impl Link {
                 Ok(socket) => {
                     let address = address.clone();
                     let (deadline, secure, ends_on_growth) = (None, None, false);
+                    let further = FurtherContexts::default();
                     return Ok(Self {
                         socket,
                         address,
@@ -73,6 +76,7 @@ impl Link {
                         credentials,
                         secure,
                         ends_on_growth,
+                        further,
                     });
                 }
                 Err(error) => last = error,
@@ -85,12 +89,18 @@ impl Link {
     pub(super) fn over(socket: OwnedFd, name: &str, timeouts: Timeouts) -> Self {
         let (socket, address) = (Socket::from(socket), ServerAddress::Unix(name.into()));
         let (deadline, credentials, secure, ends_on_growth) = (None, None, None, false);
-        Self { socket, address, timeouts, deadline, credentials, secure, ends_on_growth }
+        let further = FurtherContexts::default();
+        Self { socket, address, timeouts, deadline, credentials, secure, ends_on_growth, further }
     }
 
     /// Has the handshake ask the server to end the session when the export has become larger.
     pub(super) fn ending_on_growth(self, ends_on_growth: bool) -> Self {
         Self { ends_on_growth, ..self }
+    }
+
+    /// Has the handshake select further meta contexts.
+    pub(super) fn selecting(self, further: FurtherContexts) -> Self {
+        Self { further, ..self }
     }
 
     /// Runs the whole handshake, and receives no byte beyond it.
@@ -114,6 +124,7 @@ impl Link {
         if self.ends_on_growth {
             handshake = handshake.ending_on_growth();
         }
+        handshake = handshake.selecting(std::mem::take(&mut self.further));
         let mut input = Vec::new();
         loop {
             // No more than the frame needs is received: each feed takes all, and nothing is left at the end.

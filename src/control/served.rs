@@ -66,7 +66,14 @@ pub(super) fn info_of(
         description: description.to_owned(),
         facts,
         // What else there is may come and go: it is asked for with each handshake.
-        contexts: vec![MetaContext::BaseAllocation],
+        contexts: contexts_of(export),
         require_block_size: false,
     }
+}
+
+/// What an export has for as long as it is served.
+fn contexts_of(export: &Export) -> Vec<MetaContext> {
+    let passed = export.passed_contexts().iter().map(|name| MetaContext::Passed(name.clone()));
+    let instance = export.has_instance().then_some(MetaContext::Instance);
+    [MetaContext::BaseAllocation].into_iter().chain(instance).chain(passed).collect()
 }

@@ -9,12 +9,12 @@ use crate::support::server::{Options, Server};
 use crate::support::wait_until;
 use ringnbd::internal::client::{Client, Timeouts};
 
-fn near(proxy: &Proxy, parameters: &str) -> Server {
+pub(super) fn near(proxy: &Proxy, parameters: &str) -> Server {
     let export = format!("x={}&{parameters}", proxy.uri());
     Options::new().export(export).args(["--admin", "127.0.0.1:0"]).start()
 }
 
-fn metric(near: &Server, name: &str) -> u64 {
+pub(super) fn metric(near: &Server, name: &str) -> u64 {
     let line = format!("ringnbd_remote_{name}{{export=\"x\"}} ");
     let page = Address::of(near).get("/metrics").body;
     let value = page.lines().find_map(|told| told.strip_prefix(&line)).unwrap_or_else(|| panic!("{page}"));

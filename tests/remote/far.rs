@@ -1,7 +1,7 @@
 //! The other server: one of some project, which can be killed and started again.
 
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use tempfile::TempDir;
@@ -37,7 +37,7 @@ impl Kind {
 pub(crate) struct Far {
     kind: Kind,
     disk: PathBuf,
-    /// What stands before the plugin of nbdkit, and behind its file.
+    /// What stands before the plugin of nbdkit, and behind its file; arguments of qemu-nbd.
     filters: Vec<String>,
     directory: TempDir,
     child: Option<Child>,
@@ -51,11 +51,21 @@ impl Far {
 
     /// As [`Far::start`], with further arguments of nbdkit behind the file.
     pub(crate) fn start_with(kind: Kind, image: &Image, filters: &[&str]) -> Option<Self> {
+        Self::of_file(kind, &image.path, filters)
+    }
+
+    /// As [`Far::start_with`], of a file that may be of another format for qemu-nbd.
+    pub(crate) fn of_file(kind: Kind, file: &Path, filters: &[&str]) -> Option<Self> {
         let directory = tempfile::Builder::new().prefix("ringnbd-far").tempdir().expect("a directory");
-        let filters = filters.iter().map(|word| (*word).to_owned()).collect();
-        let mut far = Self { kind, disk: image.path.clone(), filters, directory, child: None };
+        let mut far = Self { kind, disk: file.to_owned(), filters: Vec::new(), directory, child: None };
+        far.set_arguments(filters);
         far.start_again()?;
         Some(far)
+    }
+
+    /// What it is started with from the next time on.
+    pub(crate) fn set_arguments(&mut self, filters: &[&str]) {
+        self.filters = filters.iter().map(|word| (*word).to_owned()).collect();
     }
 
     pub(crate) fn uri(&self) -> String {
@@ -107,7 +117,10 @@ impl Far {
             }
             Kind::QemuNbd => {
                 let mut command = peers::command("qemu-nbd")?;
-                command.args(["--persistent", "--shared=8", "--format=raw", "--discard=unmap"]);
+                let format =
+                    if disk.extension().is_some_and(|kind| kind == "qcow2") { "qcow2" } else { "raw" };
+                command.args(["--persistent", "--shared=8", "--discard=unmap", "--format", format]);
+                command.args(&self.filters);
                 command.args(["--export-name", "disk", "--socket"]).arg(socket).arg(disk);
                 command
             }

@@ -4,10 +4,12 @@
 
 mod base;
 mod command;
+mod contexts;
 mod copy;
 mod cut;
 mod far;
 mod hostile;
+mod instance;
 mod proxy;
 mod stored_base;
 

@@ -50,7 +50,7 @@ impl Chain {
                     continue;
                 }
             };
-            push_number(&mut extents, NumberedExtent { length: part.length(), number });
+            push_number(&mut extents, NumberedExtent { length: part.length(), number: number.into() });
             rest = behind(part, range);
         }
         extents.truncate(limit);

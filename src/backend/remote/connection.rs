@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
+use super::contexts::LinkContexts;
 use super::unanswered::{ConnectionNumber, StrayReply};
 use crate::exec::Waiter;
 use crate::nbd::client::replies::{ReplyError, ReplyParser};
@@ -15,7 +16,7 @@ pub(super) struct RemoteLink {
     pub(super) number: ConnectionNumber,
     pub(super) socket: FileIndex,
     pub(super) mode: ReplyMode,
-    pub(super) allocation: Option<u32>,
+    pub(super) contexts: LinkContexts,
     pub(super) parser: RefCell<ReplyParser>,
     pub(super) is_dead: Cell<bool>,
     /// It stands among the idle ones, though it may have found something to send since.
@@ -44,11 +45,11 @@ impl RemoteLink {
         number: ConnectionNumber,
         socket: FileIndex,
         mode: ReplyMode,
-        allocation: Option<u32>,
+        contexts: LinkContexts,
     ) -> Self {
-        let parser = RefCell::new(ReplyParser::new(mode, allocation.into_iter().collect()));
+        let parser = RefCell::new(ReplyParser::new(mode, contexts.all.clone()));
         let (is_dead, is_listed, waiter) = Default::default();
-        Self { number, socket, mode, allocation, parser, is_dead, is_listed, waiter }
+        Self { number, socket, mode, contexts, parser, is_dead, is_listed, waiter }
     }
 
     /// It was lost, or is not needed any more: its task is to end it.

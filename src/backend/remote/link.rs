@@ -11,15 +11,15 @@ use super::state::RemoteMemory;
 use super::wire::client_request;
 use crate::block::{BlockError, CommandKind};
 use crate::exec::{Waiter, side_by_side};
-use crate::nbd::client::replies::Event;
-use crate::nbd::client::request::ClientRequest;
+use crate::nbd::client::replies::{Event, ReplyParser};
+use crate::nbd::client::request::{ClientRequest, LONGEST_REQUEST};
 use crate::nbd::wire::NBD_CMD_DISC;
 use crate::ring::{Lease, Operation, Payload, SendBatch, SendMode};
 
 /// Pieces of one send.
 const PIECES: usize = 128;
-/// Bytes of a request's header, at most.
-const HEADER: usize = 32;
+/// Bytes of a request without data, at most.
+const HEADER: usize = LONGEST_REQUEST;
 
 /// Runs a connection until it is dead.
 pub(super) async fn run(remote: Rc<RemoteOnShard>, link: Rc<RemoteLink>, lease: Lease) {
@@ -84,8 +84,10 @@ fn take_in(remote: &RemoteOnShard, link: &RemoteLink, mut input: &[u8]) -> Resul
             Event::Hole { cookie, offset, length } => {
                 state.held(cookie).into_iter().for_each(|held| held.put_zeroes(offset, length));
             }
-            Event::Extent { cookie, length, flags, .. } => {
-                state.held(cookie).into_iter().for_each(|held| held.put_extent(length, flags));
+            Event::Extent { cookie, context, length, flags } => {
+                let is_asked_for = |of| link.contexts.id(of) == Some(context);
+                let held = state.held(cookie).filter(|held| is_asked_for(held.status.of));
+                held.into_iter().for_each(|held| held.put_extent(length, flags));
             }
             Event::Failure { error, message, .. } => {
                 tracing::debug!(remote = remote.store.text, %error, message, "a request failed there");
@@ -178,6 +180,25 @@ async fn goodbye(remote: &RemoteOnShard, link: &RemoteLink) {
     let _ = remote.ring.run(Operation::Send { socket: link.socket, mode: SendMode::Now, batch }).await;
 }
 
+/// Encodes a BLOCK_STATUS, for one context alone where the remote lets a client choose.
+fn ask_status(
+    link: &RemoteLink,
+    (asked, context): (ClientRequest, u32),
+    parser: &mut ReplyParser,
+    header: &mut Vec<u8>,
+) {
+    match link.contexts.are_chosen_from() {
+        true => {
+            asked.encode_for_context(context, header);
+            parser.expect_of_context(asked, context);
+        }
+        false => {
+            asked.encode(link.mode, header);
+            parser.expect(asked);
+        }
+    }
+}
+
 /// Puts requests into a batch, as many as it takes.
 fn fill(remote: &RemoteOnShard, link: &RemoteLink, batch: &mut SendBatch) {
     let (mut state, mut parser) = (remote.state.borrow_mut(), link.parser.borrow_mut());
@@ -186,6 +207,19 @@ fn fill(remote: &RemoteOnShard, link: &RemoteLink, batch: &mut SendBatch) {
         let Some((cookie, request)) = state.unanswered.send(link.number) else { return };
         let asked = client_request(cookie, &request);
         header.clear();
+        if request.command == CommandKind::BlockStatus {
+            let of = state.held(cookie).map(|held| held.status.of).unwrap_or_default();
+            let Some(context) = link.contexts.id(of) else {
+                // The remote had it when its clients were told of it.
+                let waiter = state.give_up(cookie, link.number);
+                waiter.into_iter().for_each(|waiter| remote.ready.notify(waiter));
+                remote.room.wake_all();
+                continue;
+            };
+            ask_status(link, (asked, context), &mut parser, &mut header);
+            batch.push_chunk(&header, Payload::Nothing, 0, 0);
+            continue;
+        }
         asked.encode(link.mode, &mut header);
         let payload = match state.held(cookie).map(|held| &held.memory) {
             Some(RemoteMemory::Source(lease, start)) if request.command == CommandKind::Write => {

@@ -8,19 +8,20 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use super::connection::RECEIVE;
+use super::contexts::{StatusOf, numbers_within};
 use super::shared::RemoteOnShard;
-use super::state::{RemoteEnded, RemoteMemory, RemoteState};
+use super::state::{AskedStatus, RemoteEnded, RemoteMemory, RemoteState};
 use super::store::RemoteStore;
 use super::supervisor;
 use super::unanswered::RemoteRequest;
-use super::wire::LONGEST_CHANGE;
+use super::wire::{LONGEST_CHANGE, extent};
 use crate::backend::abandon::Abandon;
 use crate::backend::allocation::within;
 use crate::backend::application::tidied;
 use crate::backend::context::ShardContext;
 use crate::backend::file::ReadFailure;
 use crate::backend::steps::steps;
-use crate::block::{BlockError, ByteRange, CommandKind, Extent, IoFlags};
+use crate::block::{BlockError, ByteRange, CommandKind, Extent, IoFlags, NumberedExtent};
 use crate::exec::{Waiter, Waiters};
 use crate::nbd::wire::*;
 use crate::ring::{BULK_THRESHOLD, BufferPool, Lease, SharedLease};
@@ -76,7 +77,7 @@ impl Remote {
             let memory = RemoteMemory::Target(lease, start + good as u32);
             let request =
                 RemoteRequest { command: CommandKind::Read, range: part, flags: IoFlags::default() };
-            let (memory, result) = self.ask(request, memory, 0).await;
+            let (memory, result) = self.ask(request, memory).await;
             let RemoteMemory::Target(back, _) = memory else {
                 unreachable!("a request comes back with its memory")
             };
@@ -100,7 +101,7 @@ impl Remote {
         for part in steps(range, self.longest_payload()) {
             let memory = RemoteMemory::Source(lease.clone(), (part.offset() - range.offset()) as u32);
             let request = RemoteRequest { command: CommandKind::Write, range: part, flags };
-            self.ask(request, memory, 0).await.1?;
+            self.ask(request, memory).await.1?;
         }
         if fua && !flags.fua { self.flush(client).await } else { Ok(()) }
     }
@@ -114,7 +115,7 @@ impl Remote {
         let mark = self.shared.state.borrow().unflushed.mark();
         let range = ByteRange::new(0, 0).expect("nothing fits everywhere");
         let request = RemoteRequest { command: CommandKind::Flush, range, flags: IoFlags::default() };
-        self.ask(request, RemoteMemory::Nothing, 0).await.1?;
+        self.ask(request, RemoteMemory::Nothing).await.1?;
         let mut state = self.shared.state.borrow_mut();
         let (unflushed, told) = state.told(client);
         let told = unflushed.flushed(mark, told);
@@ -175,19 +176,47 @@ impl Remote {
         range: ByteRange,
         limit: usize,
     ) -> Result<Vec<Extent>, BlockError> {
+        let data = vec![Extent { length: range.length(), hole: false, zero: false }];
+        let knows =
+            self.shared.state.borrow().links.first().is_none_or(|link| link.contexts.allocation.is_some());
+        if !knows {
+            return Ok(data);
+        }
+        let (told, asked) =
+            self.ask_status(range, AskedStatus { of: StatusOf::Allocation, most: limit }).await?;
+        let told = told.iter().map(|told| extent(told.length, told.number)).collect();
+        let inside = within(&tidied(told, asked, limit), asked.offset(), range);
+        // An extent that ends before the range begins tells nothing of it.
+        Ok(if inside.is_empty() { data } else { inside })
+    }
+
+    /// What the remote tells of a range by another of its contexts.
+    pub(in crate::backend) async fn status(
+        &self,
+        range: ByteRange,
+        name: &str,
+        limit: usize,
+    ) -> Result<Vec<NumberedExtent>, BlockError> {
+        let place = self.shared.store.passed.iter().position(|passed| **passed == *name);
+        let status = AskedStatus { of: StatusOf::Passed(place.ok_or(BlockError::Invalid)?), most: limit };
+        let (told, asked) = self.ask_status(range, status).await?;
+        numbers_within(&told, asked.offset(), range, limit).ok_or(BlockError::Io)
+    }
+
+    /// Asks about a range, or a part from its start on. Gives what was told, and of which range.
+    async fn ask_status(
+        &self,
+        range: ByteRange,
+        status: AskedStatus,
+    ) -> Result<(Vec<NumberedExtent>, ByteRange), BlockError> {
         // Outwards: the answer begins where the question does.
         let minimum = self.shared.store.facts.block_sizes.minimum;
         let wide = range.widened(minimum).filter(|wide| wide.is_within(self.shared.store.facts.size));
         let wide = wide.ok_or(BlockError::Invalid)?;
         let asked = steps(wide, LONGEST_CHANGE).next().ok_or(BlockError::Invalid)?;
-        let knows = self.shared.state.borrow().links.first().is_none_or(|link| link.allocation.is_some());
-        if !knows {
-            return Ok(vec![Extent { length: range.length(), hole: false, zero: false }]);
-        }
         let command = CommandKind::BlockStatus;
         let request = RemoteRequest { command, range: asked, flags: IoFlags::default() };
-        let told = self.ask(request, RemoteMemory::Nothing, limit).await.1?;
-        Ok(within(&tidied(told, asked, limit), asked.offset(), range))
+        Ok((self.ask_for(request, RemoteMemory::Nothing, status).await.1?, asked))
     }
 
     async fn change(
@@ -214,17 +243,27 @@ impl Remote {
             if index > 0 {
                 abandon.check()?;
             }
-            self.ask(RemoteRequest { command, range: part, flags }, RemoteMemory::Nothing, 0).await.1?;
+            self.ask(RemoteRequest { command, range: part, flags }, RemoteMemory::Nothing).await.1?;
         }
         Ok(())
     }
 
     /// Hands a request to whichever connection sends it, and waits for its end.
-    async fn ask(&self, request: RemoteRequest, memory: RemoteMemory, most_extents: usize) -> RemoteEnded {
+    async fn ask(&self, request: RemoteRequest, memory: RemoteMemory) -> RemoteEnded {
+        self.ask_for(request, memory, AskedStatus::default()).await
+    }
+
+    /// As [`Remote::ask`]; `status` counts for a BLOCK_STATUS.
+    async fn ask_for(
+        &self,
+        request: RemoteRequest,
+        memory: RemoteMemory,
+        status: AskedStatus,
+    ) -> RemoteEnded {
         let shared = &self.shared;
         let mut memory = Some(memory);
         let entered =
-            shared.room.until(|| shared.state.borrow_mut().enter(request, &mut memory, most_extents)).await;
+            shared.room.until(|| shared.state.borrow_mut().enter(request, &mut memory, status)).await;
         let cookie = match entered {
             Ok(cookie) => cookie,
             Err(error) => return (memory.take().expect("it was not taken"), Err(error)),

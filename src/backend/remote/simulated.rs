@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use super::contexts::LinkContexts;
 use super::counts::RemoteCounts;
 use super::facts::RemoteFacts;
 use super::store::{RemoteSocket, RemoteStore, RemoteWay, SimulatedWay};
@@ -30,12 +31,13 @@ impl RemoteStore {
         let device = DeviceFacts { size, read_only: false, rotational: false, fast_zero: false, block_sizes };
         let (text, way, first) =
             ("a simulated remote".to_owned(), RemoteWay::Simulated(way), Mutex::new(None));
-        let counts = RemoteCounts::default();
-        (Arc::new(Self { text, way, facts, flags, reconnect, connections, first, counts }), device)
+        let (passed, counts) = (Vec::new(), RemoteCounts::default());
+        let store = Self { text, way, facts, flags, passed, reconnect, connections, first, counts };
+        (Arc::new(store), device)
     }
 
     pub(super) fn simulated_socket(&self, socket: OwnedFd) -> RemoteSocket {
         let (facts, mode) = (self.facts.clone(), ReplyMode::Extended);
-        RemoteSocket { socket, facts, mode, allocation: None }
+        RemoteSocket { socket, facts, mode, contexts: LinkContexts::default(), instance: None }
     }
 }

@@ -6,13 +6,14 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::connection::RemoteLink;
+use super::contexts::StatusOf;
 use super::reconnect::{Reconnect, RemoteEntry};
 use super::refill::Refill;
 use super::store::RemoteSocket;
 use super::unanswered::{ConnectionNumber, RemoteEnding, RemoteRequest, StrayReply, Unanswered};
 use super::unflushed::{ToldLosses, Unflushed};
-use super::wire::{extent, is_volatile_change};
-use crate::block::{BlockError, CommandKind, Extent};
+use super::wire::is_volatile_change;
+use crate::block::{BlockError, CommandKind, NumberedExtent};
 use crate::exec::Waiter;
 use crate::ring::{Lease, SharedLease};
 
@@ -28,14 +29,22 @@ pub(super) enum RemoteMemory {
     Source(SharedLease, u32),
 }
 
+/// What a BLOCK_STATUS asks for.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct AskedStatus {
+    pub(super) of: StatusOf,
+    /// So many extents are kept.
+    pub(super) most: usize,
+}
+
 /// What a request holds until it is answered.
 pub(super) struct HeldRequest {
     /// Where its range begins, in bytes from the start of the export.
     offset: u64,
     pub(super) memory: RemoteMemory,
-    /// What came of a BLOCK_STATUS, and the most extents that are kept.
-    extents: Vec<Extent>,
-    most_extents: usize,
+    /// What came of a BLOCK_STATUS.
+    extents: Vec<NumberedExtent>,
+    pub(super) status: AskedStatus,
     outcome: Option<Result<(), BlockError>>,
     waiter: Option<Waiter>,
     is_withdrawn: bool,
@@ -60,14 +69,14 @@ impl HeldRequest {
 
     /// An extent of a BLOCK_STATUS.
     pub(super) fn put_extent(&mut self, length: u64, flags: u64) {
-        if self.extents.len() < self.most_extents {
-            self.extents.push(extent(length, flags));
+        if self.extents.len() < self.status.most {
+            self.extents.push(NumberedExtent { length, number: flags });
         }
     }
 }
 
 /// What came of a request that has ended: its memory, and its extents or why it failed.
-pub(super) type RemoteEnded = (RemoteMemory, Result<Vec<Extent>, BlockError>);
+pub(super) type RemoteEnded = (RemoteMemory, Result<Vec<NumberedExtent>, BlockError>);
 
 /// The state of a remote device on its shard.
 pub(super) struct RemoteState {
@@ -75,6 +84,9 @@ pub(super) struct RemoteState {
     pub(super) refill: Refill,
     pub(super) unanswered: Unanswered,
     pub(super) unflushed: Unflushed,
+    /// What the remote calls this opening of its export, if all connections that were used since the last
+    /// loss have told the same.
+    instance: Option<u32>,
     held: HashMap<u64, HeldRequest>,
     /// What each client has been told of losses.
     told: HashMap<u32, ToldLosses>,
@@ -101,6 +113,7 @@ impl RemoteState {
             refill: Refill::default(),
             unanswered: Unanswered::new(MOST_UNANSWERED),
             unflushed: Unflushed::default(),
+            instance: None,
             held: HashMap::new(),
             told: HashMap::new(),
             links: Vec::new(),
@@ -135,7 +148,7 @@ impl RemoteState {
         &mut self,
         request: RemoteRequest,
         memory: &mut Option<RemoteMemory>,
-        most_extents: usize,
+        status: AskedStatus,
     ) -> Option<Result<u64, BlockError>> {
         if self.reconnect.entry() == RemoteEntry::Refuse {
             return Some(Err(BlockError::Io));
@@ -145,7 +158,7 @@ impl RemoteState {
             offset: request.range.offset(),
             memory: memory.take().expect("a request enters once"),
             extents: Vec::new(),
-            most_extents,
+            status,
             outcome: None,
             waiter: None,
             is_withdrawn: false,
@@ -210,6 +223,23 @@ impl RemoteState {
         }
     }
 
+    /// Connections have come where none stood. True if the remote has proved to be what it was: then nothing
+    /// is lost.
+    pub(super) fn reconnected(&mut self, instance: Option<u32>) -> bool {
+        let is_same = instance.is_some() && instance == self.instance;
+        self.instance = instance;
+        self.unflushed.reconnected(is_same);
+        is_same
+    }
+
+    /// One more connection is used beside the others. If it told another number, changes may be acknowledged
+    /// by either, so neither proves anything later.
+    pub(super) fn joined(&mut self, instance: Option<u32>) {
+        if self.instance != instance {
+            self.instance = None;
+        }
+    }
+
     /// A connection has come while others stand. It is not used until one of these answers a request that was
     /// sent after it came.
     ///
@@ -260,6 +290,12 @@ impl RemoteState {
         Some(sent_again.len())
     }
 
+    /// A request was to be sent on a connection that has not what it asks for; whom to wake.
+    pub(super) fn give_up(&mut self, cookie: u64, connection: ConnectionNumber) -> Option<Waiter> {
+        self.unanswered.answered(cookie, connection).expect("it is under way there");
+        self.end(cookie, Err(BlockError::Io))
+    }
+
     /// Fails what waits for a connection; whom to wake.
     pub(super) fn fail_waiting(&mut self) -> Vec<Waiter> {
         let mut failed = Vec::new();
@@ -277,6 +313,7 @@ impl RemoteState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::remote::contexts::LinkContexts;
     use crate::block::{ByteRange, IoFlags};
     use crate::ring::FileIndex;
 
@@ -286,12 +323,18 @@ mod tests {
         let mut state = RemoteState::new(Duration::from_secs(9), Duration::ZERO);
         let link = |number| {
             let mode = crate::nbd::session::ReplyMode::Extended;
-            Rc::new(RemoteLink::new(ConnectionNumber(number), FileIndex::default(), mode, Some(1)))
+            Rc::new(RemoteLink::new(
+                ConnectionNumber(number),
+                FileIndex::default(),
+                mode,
+                LinkContexts::allocation_only(1),
+            ))
         };
         state.links = vec![link(1), link(2)];
         let range = ByteRange::new(0, 8192).unwrap();
         let request = RemoteRequest { command: CommandKind::BlockStatus, range, flags: IoFlags::default() };
-        let cookie = state.enter(request, &mut Some(RemoteMemory::Nothing), 9).unwrap().unwrap();
+        let status = AskedStatus { of: StatusOf::Allocation, most: 9 };
+        let cookie = state.enter(request, &mut Some(RemoteMemory::Nothing), status).unwrap().unwrap();
         state.unanswered.send(ConnectionNumber(1)).unwrap();
         state.held(cookie).unwrap().put_extent(4096, 3);
         assert_eq!(state.lost(ConnectionNumber(1), Duration::ZERO), Some(1));
@@ -301,6 +344,47 @@ mod tests {
         state.held(cookie).unwrap().put_extent(8192, 0);
         assert!(state.answered(cookie, ConnectionNumber(2), Ok(())).unwrap().is_none());
         let (_, told) = state.ended(cookie, || unreachable!("it has ended")).unwrap();
-        assert_eq!(told.unwrap(), [extent(8192, 0)]);
+        assert_eq!(told.unwrap(), [NumberedExtent { length: 8192, number: 0 }]);
+    }
+
+    /// Changes that were answered are lost unless the remote proves to be the one that answered them.
+    #[test]
+    fn only_one_number_all_the_time_proves_that_nothing_is_lost() {
+        for (before, joined, after, is_same) in [
+            (Some(7), None, Some(7), true),
+            (Some(7), Some(Some(7)), Some(7), true),
+            (Some(7), None, Some(8), false),
+            (Some(7), None, None, false),
+            (None, None, None, false),
+            (None, None, Some(7), false),
+            (Some(7), Some(Some(8)), Some(7), false),
+            (Some(7), Some(Some(8)), Some(8), false),
+            (Some(7), Some(None), Some(7), false),
+        ] {
+            let mut state = RemoteState::new(Duration::from_secs(9), Duration::ZERO);
+            state.greet(1);
+            assert!(!state.reconnected(before), "the first time nothing is known");
+            joined.into_iter().for_each(|joined| state.joined(joined));
+            state.unflushed.acknowledge();
+            let mark = state.unflushed.mark();
+            assert_eq!(state.reconnected(after), is_same, "{before:?} {joined:?} {after:?}");
+            let (unflushed, told) = state.told(1);
+            assert_eq!(unflushed.flushed(mark, told).is_ok(), is_same, "{before:?} {joined:?} {after:?}");
+        }
+    }
+
+    #[test]
+    fn a_context_that_a_connection_lacks_fails_what_asks_for_it() {
+        let mut state = RemoteState::new(Duration::from_secs(9), Duration::ZERO);
+        let range = ByteRange::new(0, 8192).unwrap();
+        let request = RemoteRequest { command: CommandKind::BlockStatus, range, flags: IoFlags::default() };
+        let status = AskedStatus { of: StatusOf::Passed(0), most: 9 };
+        let cookie = state.enter(request, &mut Some(RemoteMemory::Nothing), status).unwrap().unwrap();
+        let connection = ConnectionNumber(1);
+        state.unanswered.send(connection).unwrap();
+        assert!(state.give_up(cookie, connection).is_none(), "nobody waits yet");
+        let (_, told) = state.ended(cookie, || unreachable!("it has ended")).unwrap();
+        assert_eq!(told, Err(BlockError::Io));
+        assert_eq!(state.unanswered.len(), 0);
     }
 }

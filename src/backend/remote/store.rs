@@ -5,6 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::contexts::{BASE_ALLOCATION, LinkContexts, MOST_PASSED, first_wish, later_wish, passed_names};
 use super::counts::{RemoteCounts, RemoteStatus};
 use super::facts::RemoteFacts;
 use super::wire::LONGEST_PAYLOAD;
@@ -13,16 +14,15 @@ use crate::backend::launch::LaunchCommand;
 use crate::backend::open_error::OpenError;
 use crate::block::{BlockSizes, DeviceFacts};
 use crate::client::uri::{NbdUri, ServerAddress};
-use crate::client::{Client, ClientError, Timeouts, enter_over, enter_with};
+use crate::client::{Client, ClientError, Timeouts, WantedContexts, enter_over, enter_with};
 use crate::config::{CommandUri, RemoteUri};
 use crate::exec::lock;
-use crate::nbd::client::handshake::{ExportDetails, Transmission};
+use crate::nbd::client::handshake::{ExportDetails, FurtherContexts, Transmission};
 use crate::nbd::client::request::ClientRequest;
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::*;
 use crate::store::base::{FoundBase, sample_of};
 
-const BASE_ALLOCATION: &str = "base:allocation";
 /// What clients are promised on the strength of the remote: it may not lose these.
 const PROMISED: u16 = NBD_FLAG_SEND_FLUSH
     | NBD_FLAG_SEND_FUA
@@ -47,6 +47,8 @@ pub(in crate::backend) struct RemoteStore {
     pub(super) facts: RemoteFacts,
     /// Transmission flags, as told at the start.
     pub(super) flags: u16,
+    /// Its meta contexts that clients can select here too, by name, beside `base:allocation`.
+    pub(super) passed: Vec<Arc<str>>,
     /// How long requests wait for a lost connection.
     pub(super) reconnect: Duration,
     /// At most so many; 1 unless the remote allows more.
@@ -86,8 +88,9 @@ pub(super) struct RemoteSocket {
     pub(super) socket: OwnedFd,
     pub(super) facts: RemoteFacts,
     pub(super) mode: ReplyMode,
-    /// The id of `base:allocation`, if the remote has that.
-    pub(super) allocation: Option<u32>,
+    pub(super) contexts: LinkContexts,
+    /// What the remote calls this opening of its export, if it does.
+    pub(super) instance: Option<u32>,
 }
 
 impl RemoteStore {
@@ -99,7 +102,7 @@ impl RemoteStore {
         uri: &RemoteUri,
         read_only: bool,
     ) -> Result<(Self, DeviceFacts), OpenError> {
-        let (way, entered) = Self::ask(uri)?;
+        let (way, entered) = Self::ask(uri, MOST_PASSED)?;
         Self::of_asked(uri, way, entered, read_only)
     }
 
@@ -110,7 +113,8 @@ impl RemoteStore {
     pub(in crate::backend) fn open_base(
         uri: &RemoteUri,
     ) -> Result<(Self, DeviceFacts, FoundBase), OpenError> {
-        let (way, (socket, transmission)) = Self::ask(uri)?;
+        // No client asks a base for anything.
+        let (way, (socket, transmission)) = Self::ask(uri, 0)?;
         let failed = |error| OpenError::Remote(uri.address.clone(), error);
         let export = &transmission.export;
         // Over this connection, since a remote may allow no other one.
@@ -123,14 +127,14 @@ impl RemoteStore {
         Ok((store, facts, found))
     }
 
-    fn ask(uri: &RemoteUri) -> Result<(RemoteWay, (OwnedFd, Transmission)), OpenError> {
+    fn ask(uri: &RemoteUri, most_passed: usize) -> Result<(RemoteWay, (OwnedFd, Transmission)), OpenError> {
         let text = uri.address.clone();
         let wrong = |error| OpenError::RemoteAddress(text.clone(), error);
         let address: NbdUri = uri.address.parse().map_err(wrong)?;
         // INFO would not do: some servers tell the size only with GO.
         let asked = patiently(uri.open_timeout, || {
             let places = places(&address)?;
-            let entered = first_of(&places, enter)?;
+            let entered = first_of(&places, |place| enter(place, first_wish(most_passed)))?;
             Ok((RemoteWay::Places(places), entered))
         });
         asked.map_err(|error| match error {
@@ -161,7 +165,8 @@ impl RemoteStore {
     ) -> Result<(Self, DeviceFacts), OpenError> {
         let text = uri.to_string();
         let name = uri.words[0].display().to_string();
-        let entered = patiently(uri.open_timeout, || enter_command(&*launcher, &name, &uri.export));
+        let wish = || first_wish(MOST_PASSED);
+        let entered = patiently(uri.open_timeout, || enter_command(&*launcher, (&name, &uri.export), wish()));
         let entered = entered.map_err(|error| OpenError::Command(text.clone(), error.to_string()))?;
         let way = RemoteWay::Launch { launcher, name, export: uri.export.clone() };
         let read_only = read_only || uri.read_only;
@@ -178,8 +183,12 @@ impl RemoteStore {
         wishes: &RemoteWishes,
     ) -> Result<(Self, DeviceFacts), OpenError> {
         let flags = transmission.export.transmission_flags;
-        let first = RemoteSocket::new(socket, &transmission)
-            .map_err(|what| OpenError::RemoteFacts(text.clone(), what))?;
+        let passed = passed_names(&transmission.contexts);
+        if passed.len() == MOST_PASSED {
+            tracing::warn!(remote = text, "no more than {MOST_PASSED} of its meta contexts are passed on");
+        }
+        let first =
+            RemoteSocket::new(socket, &transmission, &passed).map_err(|error| failure(&text, error))?;
         let told = first.facts.clone();
         let connections = if flags & NBD_FLAG_CAN_MULTI_CONN == 0 { 1 } else { wishes.connections };
         let facts = DeviceFacts {
@@ -192,7 +201,12 @@ impl RemoteStore {
         tracing::info!(remote = text, connections, replies = ?first.mode, "a remote export");
         let (reconnect, first) = (wishes.reconnect, Mutex::new(Some(first)));
         let counts = RemoteCounts::default();
-        Ok((Self { text, way, facts: told, flags, reconnect, connections, first, counts }, facts))
+        Ok((Self { text, way, facts: told, flags, passed, reconnect, connections, first, counts }, facts))
+    }
+
+    /// The meta contexts that clients can select, beside `base:allocation`.
+    pub(in crate::backend) fn passed_contexts(&self) -> &[Arc<str>] {
+        &self.passed
     }
 
     /// What is told of it.
@@ -240,15 +254,17 @@ impl RemoteStore {
 
     fn connect_once(&self) -> Result<RemoteSocket, ConnectError> {
         let (socket, transmission) = match &self.way {
-            RemoteWay::Places(places) => first_of(places, enter)?,
-            RemoteWay::Launch { launcher, name, export } => enter_command(&**launcher, name, export)?,
+            RemoteWay::Places(places) => first_of(places, |place| enter(place, later_wish(&self.passed)))?,
+            RemoteWay::Launch { launcher, name, export } => {
+                enter_command(&**launcher, (name, export), later_wish(&self.passed))?
+            }
             #[cfg(feature = "sim")]
             RemoteWay::Simulated(connect) => {
                 let socket = connect().ok_or(ConnectError::Client(ClientError::Closed))?;
                 return Ok(self.simulated_socket(socket));
             }
         };
-        RemoteSocket::new(socket, &transmission).map_err(ConnectError::Facts)
+        RemoteSocket::new(socket, &transmission, &self.passed)
     }
 }
 
@@ -264,26 +280,62 @@ impl Drop for RemoteStore {
 }
 
 impl RemoteSocket {
-    fn new(socket: OwnedFd, transmission: &Transmission) -> Result<Self, &'static str> {
-        let facts = facts_of(&transmission.export)?;
-        let selected = transmission.contexts.iter().find(|context| context.name == BASE_ALLOCATION);
-        let (allocation, mode) = (selected.map(|context| context.id), transmission.dialect.reply_mode);
-        Ok(Self { socket, facts, mode, allocation })
+    fn new(socket: OwnedFd, transmission: &Transmission, passed: &[Arc<str>]) -> Result<Self, ConnectError> {
+        let facts = facts_of(&transmission.export).map_err(ConnectError::Facts)?;
+        let (contexts, mode) = (LinkContexts::of(transmission, passed), transmission.dialect.reply_mode);
+        let instance = match contexts.instance() {
+            Some(context) => instance_of(&socket, transmission, context)?,
+            None => None,
+        };
+        Ok(Self { socket, facts, mode, contexts, instance })
     }
 }
 
-fn enter(place: &NbdUri) -> Result<(OwnedFd, Transmission), ClientError> {
-    enter_with(place, &[BASE_ALLOCATION.to_owned()], ReplyMode::Extended, TIMEOUTS)
+/// What the remote calls this opening of its export.
+fn instance_of(
+    socket: &OwnedFd,
+    transmission: &Transmission,
+    context: u32,
+) -> Result<Option<u32>, ClientError> {
+    let export = &transmission.export;
+    let block = u64::from(export.block_sizes.map_or(1, |sizes| sizes.minimum));
+    if export.size < block {
+        return Ok(None);
+    }
+    let mut client = Client::borrowing(socket, transmission, TIMEOUTS)?;
+    let told = match client.block_status(context, 0, block) {
+        // It goes on without.
+        Err(ClientError::Request { .. }) => Vec::new(),
+        told => told?,
+    };
+    client.give_back()?;
+    Ok(told.first().and_then(|extent| u32::try_from(extent.flags).ok()))
+}
+
+fn failure(text: &str, error: ConnectError) -> OpenError {
+    match error {
+        ConnectError::Client(error) => OpenError::Remote(text.to_owned(), error),
+        ConnectError::Facts(what) => OpenError::RemoteFacts(text.to_owned(), what),
+        launch @ ConnectError::Launch(_) => OpenError::Command(text.to_owned(), launch.to_string()),
+    }
+}
+
+fn wanted(further: FurtherContexts) -> WantedContexts {
+    WantedContexts { names: vec![BASE_ALLOCATION.to_owned()], further }
+}
+
+fn enter(place: &NbdUri, further: FurtherContexts) -> Result<(OwnedFd, Transmission), ClientError> {
+    enter_with(place, wanted(further), ReplyMode::Extended, TIMEOUTS)
 }
 
 /// Starts a command and enters its export.
 fn enter_command(
     launcher: &dyn LaunchCommand,
-    name: &str,
-    export: &str,
+    (name, export): (&str, &str),
+    further: FurtherContexts,
 ) -> Result<(OwnedFd, Transmission), ConnectError> {
     let socket = launcher.launch().map_err(ConnectError::Launch)?;
-    Ok(enter_over(socket, (name, export), &[BASE_ALLOCATION.to_owned()], TIMEOUTS)?)
+    Ok(enter_over(socket, (name, export), wanted(further), TIMEOUTS)?)
 }
 
 /// Asks once, and then again for so long as may help.

@@ -108,16 +108,18 @@ fn begin_links(remote: &Rc<RemoteOnShard>, sockets: Vec<RemoteSocket>) {
         remote.state.borrow_mut().reconnect.give_up();
         return remote.fail_waiting();
     }
+    let instance = sockets.first().and_then(|socket| socket.instance);
+    let instance = instance.filter(|_| sockets.iter().all(|socket| socket.instance == instance));
     let links = links_of(remote, sockets);
     if links.is_empty() {
         return failed(remote, &"no place is left for its socket");
     }
     let mut state = remote.state.borrow_mut();
-    state.unflushed.reconnected(false);
+    let is_same = state.reconnected(instance);
     state.reconnect.connected(remote.ring.now());
     state.refill.connected(links.len(), remote.ring.now());
     drop(state);
-    tracing::info!(remote = remote.store.text, connections = links.len(), "connected");
+    tracing::info!(remote = remote.store.text, connections = links.len(), is_same, "connected");
     begin(remote, links);
 }
 
@@ -144,14 +146,14 @@ fn welcome(remote: &RemoteOnShard, mut sockets: Vec<RemoteSocket>) -> Result<(),
     let mut state = remote.state.borrow_mut();
     // The last of the others may have been lost meanwhile, and all of them are made anew.
     let Some(other) = state.links.first().filter(|_| !state.is_closed) else { return Ok(()) };
-    let has_map = other.allocation.is_some();
+    let has_map = other.contexts.allocation.is_some();
     for socket in &sockets {
         remote
             .store
             .facts
             .check(&socket.facts)
             .map_err(|changed| -> Box<dyn Display> { Box::new(changed) })?;
-        if socket.allocation.is_some() != has_map {
+        if socket.contexts.allocation.is_some() != has_map {
             return Err(Box::new("it has another map than on the other connections"));
         }
     }
@@ -165,6 +167,7 @@ fn welcome(remote: &RemoteOnShard, mut sockets: Vec<RemoteSocket>) -> Result<(),
 /// Connections that proved to lead to the same server.
 fn begin_more_links(remote: &Rc<RemoteOnShard>, sockets: Vec<RemoteSocket>) {
     let wanted = sockets.len();
+    sockets.iter().for_each(|socket| remote.state.borrow_mut().joined(socket.instance));
     let links = links_of(remote, sockets);
     let left = remote.state.borrow().links.len();
     tracing::info!(remote = remote.store.text, more = links.len(), left, "connected once more");
@@ -179,11 +182,11 @@ fn begin_more_links(remote: &Rc<RemoteOnShard>, sockets: Vec<RemoteSocket>) {
 /// Gives sockets to the ring, as many as there is room for.
 fn links_of(remote: &RemoteOnShard, sockets: Vec<RemoteSocket>) -> Vec<(Rc<RemoteLink>, Lease)> {
     let mut links = Vec::new();
-    for RemoteSocket { socket, mode, allocation, .. } in sockets {
+    for RemoteSocket { socket, mode, contexts, .. } in sockets {
         let Some(lease) = remote.pool.lend(RECEIVE) else { break };
         let Ok(index) = remote.ring.register_file(socket.as_fd()) else { break };
         let number = remote.state.borrow_mut().next_connection();
-        links.push((Rc::new(RemoteLink::new(number, index, mode, allocation)), lease));
+        links.push((Rc::new(RemoteLink::new(number, index, mode, contexts)), lease));
     }
     links
 }

@@ -9,9 +9,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::connection::RemoteLink;
+use super::contexts::LinkContexts;
 use super::facts::RemoteFacts;
 use super::reconnect::Due;
-use super::state::{RemoteMemory, RemoteState};
+use super::state::{AskedStatus, RemoteMemory, RemoteState};
 use super::store::RemoteSocket;
 use super::unanswered::{ConnectionNumber, RemoteRequest};
 use super::unflushed::FlushMark;
@@ -35,6 +36,8 @@ enum Planted {
     CrashesAreForgotten,
     /// What was under way on a lost connection is given up.
     RequestsAreLost,
+    /// The server has the same number after a crash.
+    OneInstance,
 }
 
 /// One connection, as the network and the server see it.
@@ -82,6 +85,8 @@ struct WholeWorld {
     /// Connections whose handshake is over and that the device has not got yet: all at once, or some more.
     coming: Vec<(bool, Vec<u32>)>,
     life: u64,
+    /// The server can prove that it has not crashed.
+    tells_instance: bool,
     memory: [u64; BLOCKS as usize],
     durable: [u64; BLOCKS as usize],
     /// The last version that was answered, and that no crash has taken.
@@ -109,6 +114,7 @@ impl WholeWorld {
             asked: BTreeMap::new(),
             coming: Vec::new(),
             life: 0,
+            tells_instance: seed.is_multiple_of(2),
             memory: [0; BLOCKS as usize],
             durable: [0; BLOCKS as usize],
             answered: [0; BLOCKS as usize],
@@ -204,7 +210,11 @@ impl WholeWorld {
         let (mark, covers) = (self.state.unflushed.mark(), self.done);
         let range = ByteRange::new(block * 512, 512).unwrap();
         let request = RemoteRequest { command, range, flags: IoFlags::default() };
-        let cookie = self.state.enter(request, &mut Some(RemoteMemory::Nothing), 0).unwrap().unwrap();
+        let cookie = self
+            .state
+            .enter(request, &mut Some(RemoteMemory::Nothing), AskedStatus::default())
+            .unwrap()
+            .unwrap();
         self.asked.insert(cookie, AskedOfServer { client, command, block, version, covers, mark });
     }
 
@@ -214,7 +224,7 @@ impl WholeWorld {
             return;
         }
         let at = self.below(self.state.links.len());
-        let (number, way) = (self.state.links[at].number, self.state.links[at].allocation.unwrap());
+        let (number, way) = (self.state.links[at].number, self.state.links[at].contexts.allocation.unwrap());
         let Some((cookie, _)) = self.state.unanswered.send(number) else { return };
         let way = self.ways.get_mut(&way).unwrap();
         if !way.is_cut {
@@ -250,7 +260,7 @@ impl WholeWorld {
             return Ok(());
         }
         let at = self.below(self.state.links.len());
-        let (number, way) = (self.state.links[at].number, self.state.links[at].allocation.unwrap());
+        let (number, way) = (self.state.links[at].number, self.state.links[at].contexts.allocation.unwrap());
         let Some((cookie, seen)) = self.ways.get_mut(&way).unwrap().replies.pop_front() else {
             return Ok(());
         };
@@ -319,7 +329,8 @@ impl WholeWorld {
             self.coming.push((false, ways));
         }
         for socket in self.state.take_proven() {
-            self.begin(socket.allocation.unwrap());
+            self.state.joined(socket.instance);
+            self.begin(socket.contexts.allocation.unwrap());
         }
     }
 
@@ -340,8 +351,15 @@ impl WholeWorld {
         let at = self.below(self.coming.len());
         let (are_all, ways) = self.coming.remove(at);
         if are_all {
-            self.state.unflushed.reconnected(self.planted == Planted::CrashesAreForgotten);
-            self.may_fail = [true; CLIENTS as usize];
+            let is_same = match self.planted {
+                Planted::CrashesAreForgotten => {
+                    self.state.unflushed.reconnected(true);
+                    false
+                }
+                _ => self.state.reconnected(self.common_instance(&ways)),
+            };
+            // Only a number that has changed, or none, is a reason to fail.
+            self.may_fail = self.may_fail.map(|may_fail| may_fail || !is_same);
             self.state.reconnect.connected(self.now);
             self.state.refill.connected(ways.len(), self.now);
             ways.into_iter().for_each(|way| self.begin(way));
@@ -351,15 +369,32 @@ impl WholeWorld {
             for way in ways.into_iter().take(room) {
                 match self.planted {
                     Planted::NewcomersAreBelieved => self.begin(way),
-                    _ => self.state.welcome(socket(way)),
+                    _ => self.state.welcome(RemoteSocket { instance: self.instance(way), ..socket(way) }),
                 }
             }
         }
     }
 
+    /// What connections say of the server, if they all say the same.
+    fn common_instance(&self, ways: &[u32]) -> Option<u32> {
+        let first = self.instance(ways[0]);
+        first.filter(|_| ways.iter().all(|way| self.instance(*way) == first))
+    }
+
+    /// What the server said in a handshake: its life, in every second world.
+    fn instance(&self, way: u32) -> Option<u32> {
+        let way = self.ways.get(&way).filter(|_| self.tells_instance);
+        way.map(|way| if self.planted == Planted::OneInstance { 0 } else { way.life as u32 })
+    }
+
     fn begin(&mut self, way: u32) {
         let number = self.state.next_connection();
-        let link = RemoteLink::new(number, FileIndex::default(), ReplyMode::Extended, Some(way));
+        let link = RemoteLink::new(
+            number,
+            FileIndex::default(),
+            ReplyMode::Extended,
+            LinkContexts::allocation_only(way),
+        );
         self.state.links.push(Rc::new(link));
     }
 
@@ -369,10 +404,10 @@ impl WholeWorld {
         if self.below(3) > 0 {
             return;
         }
-        let is_cut = |link: &Rc<RemoteLink>| self.ways[&link.allocation.unwrap()].is_cut;
+        let is_cut = |link: &Rc<RemoteLink>| self.ways[&link.contexts.allocation.unwrap()].is_cut;
         let Some(link) = self.state.links.iter().find(|link| is_cut(link)).cloned() else { return };
         // The server is done with it: nothing that was under way there is done later.
-        self.ways.remove(&link.allocation.unwrap());
+        self.ways.remove(&link.contexts.allocation.unwrap());
         match self.planted {
             Planted::RequestsAreLost => self.forget(link.number),
             _ => assert!(self.state.lost(link.number, self.now).is_some()),
@@ -393,7 +428,8 @@ fn socket(way: u32) -> RemoteSocket {
     let facts = RemoteFacts { size: 4096, read_only: false, abilities: 0, block_sizes: sizes, name: None };
     // Nobody looks at what it is.
     let socket = File::open("/dev/null").unwrap().into();
-    RemoteSocket { socket, facts, mode: ReplyMode::Extended, allocation: Some(way) }
+    let contexts = LinkContexts::allocation_only(way);
+    RemoteSocket { socket, facts, mode: ReplyMode::Extended, contexts, instance: None }
 }
 
 /// `RINGNBD_REMOTE_WORLDS=N` makes it a campaign.
@@ -414,7 +450,12 @@ fn nothing_is_lost_unsaid_in_any_world() {
 
 #[test]
 fn each_planted_bug_is_found() {
-    for planted in [Planted::NewcomersAreBelieved, Planted::CrashesAreForgotten, Planted::RequestsAreLost] {
+    for planted in [
+        Planted::NewcomersAreBelieved,
+        Planted::CrashesAreForgotten,
+        Planted::RequestsAreLost,
+        Planted::OneInstance,
+    ] {
         let found = (1..=worlds()).find_map(|seed| WholeWorld::new(seed, planted).run().err());
         assert!(found.is_some(), "{planted:?} is not found");
     }

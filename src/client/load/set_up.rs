@@ -92,7 +92,7 @@ fn connect(options: &LoadOptions) -> Result<UndrivenConnection, LoadError> {
         Replies::Best => ReplyMode::Structured,
         Replies::Exactly(mode) => mode,
     };
-    let entered = enter_secured(&options.uri, &[], best, options.timeouts)?;
+    let entered = enter_secured(&options.uri, best, options.timeouts)?;
     match options.replies {
         Replies::Exactly(mode) if entered.transmission.dialect.reply_mode != mode => {
             let form = format!("{mode:?}").to_lowercase();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::nbd::meta_context::MetaContext;
+use crate::nbd::meta_context::{INSTANCE, MetaContext};
 use crate::nbd::session::{ReplyMode, SelectedContext, Session};
 
 /// The bytes are no message.
@@ -80,9 +80,32 @@ impl Fields {
                     self.0.push(2);
                     self.text(of);
                 }
+                MetaContext::Passed(name) => self.later_context(name),
+                MetaContext::Instance => self.later_context(INSTANCE),
             }
         }
         self
+    }
+}
+
+/// What stands before the name of a context that earlier programs do not know. No snapshot is called so.
+const LATER_CONTEXT: char = '\0';
+
+impl Fields {
+    /// A context that earlier programs do not know. To them it is a bitmap that the export does not have, so
+    /// its status is an error there.
+    fn later_context(&mut self, name: &str) {
+        self.0.push(2);
+        self.text(&format!("{LATER_CONTEXT}{name}"));
+    }
+}
+
+/// The context of a bitmap, or one that [stands for another](Fields::later_context).
+fn bitmap(name: &str) -> MetaContext {
+    match name.strip_prefix(LATER_CONTEXT) {
+        None => MetaContext::DirtyBitmap(Arc::from(name)),
+        Some(INSTANCE) => MetaContext::Instance,
+        Some(name) => MetaContext::Passed(Arc::from(name)),
     }
 }
 
@@ -170,7 +193,7 @@ impl<'a> FieldReader<'a> {
             let context = match self.byte()? {
                 0 => MetaContext::BaseAllocation,
                 1 => MetaContext::AllocationDepth,
-                2 => MetaContext::DirtyBitmap(Arc::from(self.text()?)),
+                2 => bitmap(&self.text()?),
                 _ => return Err(BadMessage("an unknown meta context")),
             };
             if id == 0 || contexts.iter().any(|known| known.id == id) {

@@ -311,6 +311,8 @@ mod tests {
         let contexts = prop_oneof![
             Just(MetaContext::BaseAllocation),
             Just(MetaContext::AllocationDepth),
+            Just(MetaContext::Instance),
+            "x:[a-z]{0,9}".prop_map(|name| MetaContext::Passed(Arc::from(name))),
             "[a-z]{0,9}".prop_map(|name| MetaContext::DirtyBitmap(Arc::from(name)))
         ];
         (modes, any::<u16>(), any::<u64>(), any::<bool>(), prop::collection::vec(contexts, 0..5)).prop_map(

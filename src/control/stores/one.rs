@@ -173,7 +173,7 @@ impl OneStore {
             name: node.to_string(),
             description: how.description.clone().unwrap_or_default(),
             facts,
-            contexts: vec![MetaContext::BaseAllocation],
+            contexts: vec![MetaContext::BaseAllocation, MetaContext::Instance],
             require_block_size: false,
         }
     }

@@ -58,6 +58,22 @@ impl ClientRequest {
     }
 }
 
+impl ClientRequest {
+    /// Appends a BLOCK_STATUS that asks for one of the selected meta contexts alone, with its payload. Headers
+    /// are extended, and the server has promised [`NBD_FLAG_BLOCK_STATUS_PAYLOAD`].
+    pub fn encode_for_context(&self, context: u32, output: &mut Vec<u8>) {
+        let flags = self.flags | NBD_CMD_FLAG_PAYLOAD_LEN;
+        Self { flags, length: FILTER as u64, ..*self }.encode(ReplyMode::Extended, output);
+        output.extend_from_slice(&self.length.to_be_bytes());
+        output.extend_from_slice(&context.to_be_bytes());
+    }
+}
+
+/// The payload of a BLOCK_STATUS for one context: the length of its range, and the id.
+const FILTER: usize = 12;
+/// The longest request without the data of a WRITE, in bytes.
+pub const LONGEST_REQUEST: usize = size_of::<ExtendedRequest>() + FILTER;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,6 +102,24 @@ mod tests {
             0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 3, // offset, length
         ];
         assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn a_status_of_one_context_has_its_range_in_the_payload() {
+        let mut bytes = Vec::new();
+        let status = ClientRequest { command: NBD_CMD_BLOCK_STATUS, flags: 0, length: 1 << 40, ..WRITE };
+        status.encode_for_context(9, &mut bytes);
+        assert_eq!(bytes.len(), LONGEST_REQUEST);
+        assert_eq!(bytes[4..8], [0, 0x20, 0, 7]);
+        assert_eq!(
+            bytes[16..],
+            [512, 12, 1_u64 << 40]
+                .map(u64::to_be_bytes)
+                .concat()
+                .into_iter()
+                .chain([0, 0, 0, 9])
+                .collect::<Vec<u8>>()
+        );
     }
 
     #[test]

@@ -210,10 +210,13 @@ impl ReplyTo {
     ///
     /// `runs` are lengths and flags, such as [`allocation_run`]s: merged already and not empty. A length
     /// beyond 32 bits is cut to `0xffff_f000` in a structured reply, which then ends there.
+    ///
+    /// # Panics
+    /// When flags do not fit into the 32 bits of a structured reply.
     pub fn status(
         &self,
         context_id: u32,
-        runs: impl ExactSizeIterator<Item = (u64, u32)>,
+        runs: impl ExactSizeIterator<Item = (u64, u64)>,
         done: bool,
         payload: &mut [u8],
     ) -> (HeaderBytes, usize) {
@@ -228,14 +231,14 @@ impl ReplyTo {
             put(&(runs.len() as u32).to_be_bytes());
             for (length, flags) in runs {
                 put(&length.to_be_bytes());
-                put(&u64::from(flags).to_be_bytes());
+                put(&flags.to_be_bytes());
             }
             return (self.chunk(NBD_REPLY_TYPE_BLOCK_STATUS_EXT, done, length as u64, [&[], &[]]), length);
         }
         for (run, flags) in runs {
             let cut = u32::try_from(run).unwrap_or(0xffff_f000);
             put(&cut.to_be_bytes());
-            put(&flags.to_be_bytes());
+            put(&u32::try_from(flags).expect("flags that fit were asked for").to_be_bytes());
             if u64::from(cut) != run {
                 break;
             }
@@ -250,10 +253,10 @@ pub const fn status_length(extents: usize) -> usize {
 }
 
 /// The length of an extent, and its flags in `base:allocation`.
-pub fn allocation_run(extent: &Extent) -> (u64, u32) {
+pub fn allocation_run(extent: &Extent) -> (u64, u64) {
     let hole = if extent.hole { NBD_STATE_HOLE } else { 0 };
     let zero = if extent.zero { NBD_STATE_ZERO } else { 0 };
-    (extent.length, hole | zero)
+    (extent.length, u64::from(hole | zero))
 }
 
 #[cfg(test)]

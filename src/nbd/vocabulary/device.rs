@@ -78,8 +78,8 @@ impl DeviceFacts {
 pub struct NumberedExtent {
     /// Bytes, at least 1.
     pub length: u64,
-    /// A depth, or 1 for what is in a set and 0 for what is not.
-    pub number: u32,
+    /// A depth, or 1 for what is in a set and 0 for what is not; of another server's context its flags.
+    pub number: u64,
 }
 
 /// A run of bytes with one allocation status, as BLOCK_STATUS reports it.

@@ -84,6 +84,10 @@ pub(crate) enum Map {
     Depth,
     /// What has changed since a snapshot of this name.
     Changed(Arc<str>),
+    /// What another server tells by this name.
+    Passed(Arc<str>),
+    /// The [`Device::instance`], for all of the range.
+    Instance,
 }
 
 /// A map and what the front-end calls it.

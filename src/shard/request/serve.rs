@@ -5,7 +5,7 @@ use std::io;
 use std::rc::Rc;
 
 use crate::backend::{Device, ExportId, ShardContext};
-use crate::block::{BlockError, ByteRange};
+use crate::block::{BlockError, ByteRange, NumberedExtent};
 use crate::ring::{Lease, Payload};
 use crate::shard::request::answer::{Answer, Described, ReadPart};
 use crate::shard::request::table::RequestId;
@@ -104,6 +104,11 @@ async fn extents(
             Map::Depth => device.depths(range, limit, context).await.map(Described::Numbers),
             Map::Changed(since) => {
                 device.changed(range, since, limit, client, context).await.map(Described::Numbers)
+            }
+            Map::Passed(name) => device.passed(range, name, limit).await.map(Described::Numbers),
+            Map::Instance => {
+                let number = device.instance().into();
+                Ok(Described::Numbers(vec![NumberedExtent { length: range.length(), number }]))
             }
         };
         match described {

@@ -15,7 +15,8 @@ mod tests;
 use alloc::vec::Vec;
 
 pub use outcome::{
-    ContextId, Dialect, ExportDetails, Goal, HandshakeError, HandshakeOutcome, ListedExport, Transmission,
+    ContextId, Dialect, ExportDetails, FurtherContexts, Goal, HandshakeError, HandshakeOutcome, ListedExport,
+    Transmission,
 };
 
 use core::mem::take;
@@ -117,6 +118,13 @@ impl ClientHandshake {
     #[must_use]
     pub fn ending_on_growth(mut self) -> Self {
         self.script.end_on_growth();
+        self
+    }
+
+    /// Has [`Goal::Go`] select further meta contexts where the server has them.
+    #[must_use]
+    pub fn selecting(mut self, further: FurtherContexts) -> Self {
+        self.script.select(further);
         self
     }
 

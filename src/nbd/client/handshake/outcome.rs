@@ -29,6 +29,16 @@ pub enum Goal {
     },
 }
 
+/// Meta contexts that a client would like besides those of [`Goal::Go`]. A server that refuses them all is asked
+/// again for those of the goal alone.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FurtherContexts {
+    /// By name.
+    pub names: Vec<String>,
+    /// So many more, of those that the server offers; no more names than that are kept.
+    pub most_offered: usize,
+}
+
 /// How the two sides talk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Dialect {

@@ -45,6 +45,8 @@ pub(super) struct Script {
     listed: Vec<ListedExport>,
     to_ask: Vec<(String, String)>,
     selected: Vec<ContextId>,
+    /// What else is to be selected; nothing once a server has refused it.
+    further: FurtherContexts,
     offered: Option<Vec<String>>,
     result: Option<Result<HandshakeOutcome, HandshakeError>>,
 }
@@ -62,11 +64,10 @@ struct Gathered {
 
 impl Script {
     pub(super) fn new(goal: Goal, best: ReplyMode) -> Result<Self, HandshakeError> {
-        let sendable = |name: &String| name.len() <= NBD_MAX_STRING && !name.contains('\0');
         let all_sendable = match &goal {
-            Goal::Info { export } => sendable(export),
+            Goal::Info { export } => is_sendable(export),
             Goal::List => true,
-            Goal::Go { export, contexts } => sendable(export) && contexts.iter().all(sendable),
+            Goal::Go { export, contexts } => is_sendable(export) && contexts.iter().all(is_sendable),
         };
         if !all_sendable {
             return Err(HandshakeError::Name);
@@ -82,6 +83,7 @@ impl Script {
             listed: Vec::new(),
             to_ask: Vec::new(),
             selected: Vec::new(),
+            further: FurtherContexts::default(),
             offered: None,
             result: None,
         })
@@ -107,6 +109,12 @@ impl Script {
     /// Says that the session is to end when the export has become larger.
     pub(super) fn end_on_growth(&mut self) {
         self.ends_on_growth = true;
+    }
+
+    /// Contexts that are to be selected besides those of the goal. Names that cannot be sent are left out.
+    pub(super) fn select(&mut self, mut further: FurtherContexts) {
+        further.names.retain(is_sendable);
+        self.further = further;
     }
 
     /// Data of INFO and GO for the export at hand.
@@ -143,8 +151,10 @@ impl Script {
 
     /// A reply that is not the last one to its option.
     pub(super) fn collect(&mut self, reply: OptionReply) {
+        let most = self.most_listed();
         let answer = &mut self.answer;
         match reply {
+            OptionReply::MetaContext { .. } if most.is_some_and(|most| answer.contexts.len() >= most) => {}
             OptionReply::Server { name, description } => answer.exports.push((name, description)),
             OptionReply::MetaContext { id, name } => answer.contexts.push(ContextId { id, name }),
             OptionReply::Info(Info::Export { size, transmission_flags }) => {
@@ -155,6 +165,11 @@ impl Script {
             OptionReply::Info(Info::BlockSizes(sizes)) => answer.block_sizes = Some(sizes),
             OptionReply::Info(Info::Unknown) | OptionReply::Ack | OptionReply::Error { .. } => {}
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn kept_contexts(&self) -> usize {
+        self.answer.contexts.len()
     }
 
     /// The last reply to an option: ACK, or an error with its text.
@@ -181,6 +196,10 @@ impl Script {
             Stage::ExtendedHeaders => Ok(ScriptStep::Option(Stage::StructuredReply, Vec::new())),
             Stage::StructuredReply => Ok(self.pursue()),
             Stage::OfferedContexts => Ok(self.after_offered(None)),
+            Stage::SelectContexts if !self.further.names.is_empty() => {
+                self.further = FurtherContexts::default();
+                Ok(self.select_or_go())
+            }
             // The contexts are gone; the export may still be entered.
             Stage::SelectContexts => Ok(self.after_selected(Vec::new())),
             Stage::Info if self.goal == Goal::List => Ok(self.record(Err(without_export(&refusal)))),
@@ -251,10 +270,40 @@ impl Script {
             Goal::List => ScriptStep::Option(Stage::List, Vec::new()),
             // "This option MUST NOT be requested unless structured replies or extended headers have been
             // negotiated first."
-            Goal::Go { export, contexts } if !contexts.is_empty() && self.has_chunks() => {
-                ScriptStep::Option(Stage::SelectContexts, context_queries(export, contexts))
+            Goal::Go { export, .. } if self.further.most_offered > 0 && self.has_chunks() => {
+                ScriptStep::Option(Stage::OfferedContexts, context_queries(export, &[]))
             }
-            Goal::Go { .. } => ScriptStep::Option(Stage::Go, self.export_query()),
+            Goal::Go { .. } => self.select_or_go(),
+        }
+    }
+
+    /// SET_META_CONTEXT, if there is something to select, then GO.
+    fn select_or_go(&mut self) -> ScriptStep {
+        let Goal::Go { contexts, .. } = &self.goal else { unreachable!("who goes selects") };
+        let queries: Vec<String> = contexts.iter().chain(&self.further.names).cloned().collect();
+        match !queries.is_empty() && self.has_chunks() {
+            true => ScriptStep::Option(Stage::SelectContexts, context_queries(self.export(), &queries)),
+            false => ScriptStep::Option(Stage::Go, self.export_query()),
+        }
+    }
+
+    /// How many contexts of a list are kept to be selected; `None`: it is for people.
+    fn most_listed(&self) -> Option<usize> {
+        let Goal::Go { contexts, .. } = &self.goal else { return None };
+        let most = self.further.most_offered;
+        // Those that are asked for by name may be among them.
+        (most > 0).then_some(most + contexts.len() + self.further.names.len())
+    }
+
+    /// Takes those of the contexts on offer that are wanted.
+    fn choose(&mut self, offered: Vec<String>) {
+        let Goal::Go { contexts, .. } = &self.goal else { unreachable!("who goes selects") };
+        let most = take(&mut self.further.most_offered) + self.further.names.len();
+        for name in offered.into_iter().filter(is_sendable) {
+            let names = &mut self.further.names;
+            if names.len() < most && !contexts.contains(&name) && !names.contains(&name) {
+                names.push(name);
+            }
         }
     }
 
@@ -284,6 +333,10 @@ impl Script {
     }
 
     fn after_offered(&mut self, names: Option<Vec<String>>) -> ScriptStep {
+        if self.most_listed().is_some() {
+            self.choose(names.unwrap_or_default());
+            return self.select_or_go();
+        }
         self.offered = names;
         let stage = if matches!(self.goal, Goal::Go { .. }) { Stage::Go } else { Stage::Info };
         ScriptStep::Option(stage, self.export_query())
@@ -339,6 +392,11 @@ impl Script {
         self.dialect.reply_mode != ReplyMode::Extended
             && matches!(refusal, HandshakeError::Refused { reply: NBD_REP_ERR_UNSUP, .. })
     }
+}
+
+/// "a string [...] MUST be no larger than 4096 bytes", without NUL.
+fn is_sendable(name: &String) -> bool {
+    name.len() <= NBD_MAX_STRING && !name.contains('\0')
 }
 
 /// A refusal of one export of a list, whose name stands beside it.

@@ -1,5 +1,6 @@
 //! Handshakes with a scripted server, byte by byte.
 
+mod further;
 mod hostile;
 mod pair;
 mod tls;
@@ -58,7 +59,16 @@ fn play(
     script: &[(Vec<u8>, Vec<u8>)],
     step: usize,
 ) -> Result<HandshakeOutcome, HandshakeError> {
-    let mut client = ClientHandshake::new(goal)?;
+    play_as(ClientHandshake::new(goal)?, greeting, script, step)
+}
+
+/// The same of a client that may have further wishes.
+fn play_as(
+    mut client: ClientHandshake,
+    greeting: &[u8],
+    script: &[(Vec<u8>, Vec<u8>)],
+    step: usize,
+) -> Result<HandshakeOutcome, HandshakeError> {
     let mut script = script.iter();
     let (mut sent, mut expected) = (Vec::new(), Vec::new());
     let mut from_server: Vec<u8> = greeting.to_vec();

@@ -93,7 +93,19 @@ impl ReplyParser {
     /// # Panics
     /// When a request with that cookie is in flight.
     pub fn expect(&mut self, request: ClientRequest) {
-        let earlier = self.pending.insert(request.cookie, Pending::new(request));
+        self.insert(Pending::new(request));
+    }
+
+    /// A BLOCK_STATUS was sent that [asks for one context](ClientRequest::encode_for_context).
+    ///
+    /// # Panics
+    /// As [`ReplyParser::expect`].
+    pub fn expect_of_context(&mut self, request: ClientRequest, context: u32) {
+        self.insert(Pending::for_context(request, context));
+    }
+
+    fn insert(&mut self, pending: Pending) {
+        let earlier = self.pending.insert(pending.request.cookie, pending);
         assert!(earlier.is_none(), "two requests in flight with one cookie");
     }
 

@@ -22,6 +22,8 @@ pub(super) struct Pending {
     has_content: bool,
     error_offsets: BTreeSet<u64>,
     contexts: Vec<u32>,
+    /// The one context that a BLOCK_STATUS asks for; all that were selected without.
+    only: Option<u32>,
     /// The first error value of the reply.
     error: Option<u32>,
 }
@@ -35,8 +37,14 @@ impl Pending {
             has_content: false,
             error_offsets: BTreeSet::new(),
             contexts: Vec::new(),
+            only: None,
             error: None,
         }
+    }
+
+    /// A BLOCK_STATUS for one context.
+    pub(super) fn for_context(request: ClientRequest, context: u32) -> Self {
+        Self { only: Some(context), ..Self::new(request) }
     }
 
     /// The whole data of a simple reply.
@@ -121,6 +129,9 @@ impl Pending {
         if !selected.contains(&context) {
             return Err(malformed("is about a context that was not selected"));
         }
+        if self.only.is_some_and(|only| only != context) {
+            return Err(malformed("is about a context that was not asked for"));
+        }
         if self.contexts.contains(&context) {
             return Err(malformed("is the second about its context"));
         }
@@ -155,13 +166,14 @@ impl Pending {
     /// The end of the reply: its error value, or nothing is missing.
     pub(super) fn finish(self, selected: &[u32]) -> Result<Option<u32>, ReplyError> {
         let asked = self.request.length;
+        let contexts = if self.only.is_some() { 1 } else { selected.len() };
         match (self.error, self.request.command) {
             (Some(error), _) => Ok(Some(error)),
             (None, NBD_CMD_READ) if self.covered < asked => {
                 Err(ReplyError::Incomplete { got: self.covered, asked })
             }
-            (None, NBD_CMD_BLOCK_STATUS) if self.contexts.len() < selected.len() => {
-                Err(ReplyError::MissingContext { got: self.contexts.len(), asked: selected.len() })
+            (None, NBD_CMD_BLOCK_STATUS) if self.contexts.len() < contexts => {
+                Err(ReplyError::MissingContext { got: self.contexts.len(), asked: contexts })
             }
             (None, _) => Ok(None),
         }

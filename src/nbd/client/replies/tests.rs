@@ -166,6 +166,28 @@ fn block_status_of_each_context() {
 }
 
 #[test]
+fn a_status_of_one_context_has_that_and_no_other() {
+    let status = |ids: &[u32]| -> Vec<u8> {
+        let chunk = |id: &u32| extended(0, 6, 1000, &bytes![*id, 1u32, 100u64, 1u64]);
+        [ids.iter().flat_map(chunk).collect(), extended(1, 0, 1000, &[])].concat()
+    };
+    let told = |ids: &[u32]| {
+        let mut parser = ReplyParser::new(Extended, vec![5, 6]);
+        parser.expect_of_context(STATUS, 6);
+        let (bytes, mut told) = (status(ids), Vec::new());
+        let mut input = &bytes[..];
+        while let Some(event) = parser.feed(&mut input).map_err(|error| error.to_string())? {
+            told.push(format!("{event:?}"));
+        }
+        Ok::<_, String>(told.len())
+    };
+    assert_eq!(told(&[6]), Ok(2));
+    assert!(told(&[5]).unwrap_err().contains("not asked for"));
+    assert!(told(&[6, 5]).unwrap_err().contains("not asked for"));
+    assert!(told(&[]).unwrap_err().contains("0 of 1 contexts"));
+}
+
+#[test]
 fn what_a_correct_server_never_sends() {
     let cases: Vec<(ReplyMode, ClientRequest, Vec<u8>, &str)> = vec![
         (Simple, READ, structured(1, 1, &data(1000, 100)), "begins with 0x668e33ef"),

@@ -314,8 +314,9 @@ impl Haggling {
         for (context, id) in export.contexts.iter().zip(1..) {
             let (matches, id) = if option == NBD_OPT_LIST_META_CONTEXT {
                 // "If zero queries are sent, then the server MUST return all the metadata contexts"; ids are
-                // 0 in a list.
-                (request.is_empty() || request.queries().any(|query| context.is_listed_by(query)), 0)
+                // 0 in a list. One is for those alone who know its name.
+                let is_unasked = request.is_empty() && context.is_listed_unasked();
+                (is_unasked || request.queries().any(|query| context.is_listed_by(query)), 0)
             } else {
                 let fits = self.mode == ReplyMode::Extended || !context.needs_extended_headers();
                 (fits && request.queries().any(|query| context.is_selected_by(query)), id)

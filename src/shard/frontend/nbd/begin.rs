@@ -173,6 +173,8 @@ impl Connection {
                 MetaContext::BaseAllocation => Map::Allocation,
                 MetaContext::AllocationDepth => Map::Depth,
                 MetaContext::DirtyBitmap(since) => Map::Changed(Arc::clone(since)),
+                MetaContext::Passed(name) => Map::Passed(Arc::clone(name)),
+                MetaContext::Instance => Map::Instance,
             };
             (selected.id, map)
         };

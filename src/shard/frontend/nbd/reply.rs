@@ -44,6 +44,10 @@ impl Reply {
                 Self::One(ReplyChunk { header, payload })
             }
             Answer::Parts { parts, failure } => Self::of_parts(parts, failure, to),
+            Answer::Extents { found, .. } if to.mode != ReplyMode::Extended && !fit_into_32_bits(&found) => {
+                let reason = "the status does not fit into 32 bits; ask with extended headers";
+                Self::error(to.error(BlockError::Invalid, reason, None))
+            }
             Answer::Extents { found, lease } => Self::of_extents(&found, lease, to),
             Answer::Failed(error) => Self::error(to.error(error, &error.to_string(), None)),
         }
@@ -103,6 +107,14 @@ impl Reply {
     }
 }
 
+/// Whether descriptors of a structured reply have room for all numbers. Those of another server may be wider.
+fn fit_into_32_bits(found: &[(u32, Described)]) -> bool {
+    found.iter().all(|(_, described)| match described {
+        Described::Allocation(_) => true,
+        Described::Numbers(runs) => runs.iter().all(|run| u32::try_from(run.number).is_ok()),
+    })
+}
+
 impl ReplyChunk {
     pub(crate) fn with_text(header: HeaderBytes, text: Vec<u8>) -> Self {
         let payload = if text.is_empty() { Payload::Nothing } else { Payload::Text(text) };
@@ -113,6 +125,7 @@ impl ReplyChunk {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::block::NumberedExtent;
     use crate::nbd::server::request::Cookie;
     use crate::ring::{Ring, RingOptions};
 
@@ -128,6 +141,26 @@ mod tests {
             (u16::from_be_bytes([bytes[6], bytes[7]]), bytes[5] == 1, payload.length())
         };
         chunks.into_iter().map(read).collect()
+    }
+
+    #[test]
+    fn a_status_wider_than_its_descriptors_is_an_error() {
+        let (_ring, pool) = Ring::new(&RingOptions::small()).unwrap();
+        let answer = |number| {
+            let found = vec![(1, Described::Numbers(vec![NumberedExtent { length: 512, number }]))];
+            Answer::Extents { found, lease: pool.lend(4096).unwrap() }
+        };
+        let to = |mode| ReplyTo { mode, cookie: Cookie(7), offset: 0, chunked: true };
+        let largest = chunks(Reply::of(answer(0xffff_ffff), &to(ReplyMode::Structured)));
+        assert_eq!(largest, [(5, true, 12)]);
+        let [(kind, true, _)] = chunks(Reply::of(answer(1 << 32), &to(ReplyMode::Structured)))[..] else {
+            panic!("one chunk")
+        };
+        assert_eq!(kind, 0x8001);
+        let Reply::Many(wide) = Reply::of(answer(1 << 32), &to(ReplyMode::Extended)) else {
+            panic!("a list of chunks")
+        };
+        assert_eq!((wide.len(), wide[0].payload.length()), (1, 24));
     }
 
     #[test]
