@@ -235,9 +235,9 @@ impl Export {
         matches!(&self.store, Store::Application(device) if device.has_failed())
     }
 
-    /// Whether whoever finds the same [`Device::instance`](super::Device::instance) again may believe that all
-    /// that was written is still there. What is behind an application or another server may be lost while this
-    /// process lives.
+    /// Whether a client that finds the same [`Device::instance`](super::Device::instance) again may believe
+    /// that all that was written is still there. What is behind an application or another server may be lost
+    /// while this process lives.
     pub(crate) fn has_instance(&self) -> bool {
         match &self.store {
             Store::File(_) | Store::Memory(_) | Store::Null | Store::Image(_) => true,

@@ -1,12 +1,15 @@
 //! The meta contexts of the remote: those that are passed on, and what a connection calls them.
 //!
-//! A device knows a context by its place among the names that the remote offered at the start. Each connection
-//! has ids of its own for them, and may lack one: then a request for it fails there, and is never answered with
-//! what another context says.
+//! A device knows a context by its place among the names that the remote offered at the start. Each
+//! connection has ids of its own for them, and may lack one: then a request for it fails there, and is never
+//! answered with what another context says.
 
 use std::sync::Arc;
 
-use crate::block::{ByteRange, NumberedExtent};
+use super::wire::extent;
+use crate::backend::allocation::within;
+use crate::backend::application::tidied;
+use crate::block::{ByteRange, Extent, NumberedExtent};
 use crate::nbd::client::handshake::{ContextId, FurtherContexts, Transmission};
 use crate::nbd::session::ReplyMode;
 use crate::nbd::wire::NBD_FLAG_BLOCK_STATUS_PAYLOAD;
@@ -98,6 +101,22 @@ pub(super) fn passed_names(selected: &[ContextId]) -> Vec<Arc<str>> {
         .collect()
 }
 
+/// What extents of `base:allocation`, which were asked for `asked`, tell of a part of that. All is data where
+/// they tell nothing: a remote may tell of less than a block, in front of the part.
+pub(super) fn allocation_within(
+    told: &[NumberedExtent],
+    asked: ByteRange,
+    range: ByteRange,
+    limit: usize,
+) -> Vec<Extent> {
+    let told = told.iter().map(|told| extent(told.length, told.number)).collect();
+    let inside = within(&tidied(told, asked, limit), asked.offset(), range);
+    match inside.is_empty() {
+        true => vec![Extent { length: range.length(), hole: false, zero: false }],
+        false => inside,
+    }
+}
+
 /// The part of extents that lies in `range`, merged, at most `limit` of them; they begin at `start`. None if
 /// they do not tell of its first byte.
 pub(super) fn numbers_within(
@@ -152,6 +171,16 @@ mod tests {
         let passed = passed_names(&selected(&names));
         assert_eq!(passed.len(), MOST_PASSED);
         assert_eq!(later_wish(&passed).names.len(), MOST_PASSED + 1);
+    }
+
+    #[test]
+    fn what_ends_before_a_range_tells_nothing_of_it() {
+        let (asked, range) = (ByteRange::new(0, 4096).unwrap(), ByteRange::new(512, 1024).unwrap());
+        let hole = |length| [NumberedExtent { length, number: 3 }];
+        let told = |length| allocation_within(&hole(length), asked, range, 1);
+        assert_eq!(told(100), [Extent { length: 1024, hole: false, zero: false }]);
+        assert_eq!(told(812), [Extent { length: 300, hole: true, zero: true }]);
+        assert_eq!(told(1 << 40), [Extent { length: 1024, hole: true, zero: true }]);
     }
 
     #[test]

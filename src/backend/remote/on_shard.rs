@@ -8,16 +8,14 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use super::connection::RECEIVE;
-use super::contexts::{StatusOf, numbers_within};
+use super::contexts::{StatusOf, allocation_within, numbers_within};
 use super::shared::RemoteOnShard;
 use super::state::{AskedStatus, RemoteEnded, RemoteMemory, RemoteState};
 use super::store::RemoteStore;
 use super::supervisor;
 use super::unanswered::RemoteRequest;
-use super::wire::{LONGEST_CHANGE, extent};
+use super::wire::LONGEST_CHANGE;
 use crate::backend::abandon::Abandon;
-use crate::backend::allocation::within;
-use crate::backend::application::tidied;
 use crate::backend::context::ShardContext;
 use crate::backend::file::ReadFailure;
 use crate::backend::steps::steps;
@@ -176,18 +174,14 @@ impl Remote {
         range: ByteRange,
         limit: usize,
     ) -> Result<Vec<Extent>, BlockError> {
-        let data = vec![Extent { length: range.length(), hole: false, zero: false }];
         let knows =
             self.shared.state.borrow().links.first().is_none_or(|link| link.contexts.allocation.is_some());
         if !knows {
-            return Ok(data);
+            return Ok(vec![Extent { length: range.length(), hole: false, zero: false }]);
         }
         let (told, asked) =
             self.ask_status(range, AskedStatus { of: StatusOf::Allocation, most: limit }).await?;
-        let told = told.iter().map(|told| extent(told.length, told.number)).collect();
-        let inside = within(&tidied(told, asked, limit), asked.offset(), range);
-        // An extent that ends before the range begins tells nothing of it.
-        Ok(if inside.is_empty() { data } else { inside })
+        Ok(allocation_within(&told, asked, range, limit))
     }
 
     /// What the remote tells of a range by another of its contexts.

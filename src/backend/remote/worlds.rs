@@ -3,6 +3,8 @@
 //! The device is its state alone, driven in any order by a seed, as its tasks drive it. The server has a
 //! memory that a crash may lose, and notices nothing of the device but requests. The oracle is its disk.
 
+mod parts;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::rc::Rc;
@@ -15,63 +17,16 @@ use super::reconnect::Due;
 use super::state::{AskedStatus, RemoteMemory, RemoteState};
 use super::store::RemoteSocket;
 use super::unanswered::{ConnectionNumber, RemoteRequest};
-use super::unflushed::FlushMark;
 use crate::block::{BlockSizes, ByteRange, CommandKind, IoFlags};
 use crate::nbd::session::ReplyMode;
 use crate::ring::FileIndex;
+use parts::{AskedOfServer, NetworkWay, Owed, Planted};
 
 const BLOCKS: u64 = 8;
 const CLIENTS: u32 = 2;
 /// Connections that the device has when nothing is wrong.
 const WANTED: usize = 3;
 const STEPS: usize = 600;
-
-/// What is done wrong on purpose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Planted {
-    Nothing,
-    /// A connection is used as soon as it comes.
-    NewcomersAreBelieved,
-    /// A reconnect is not taken for a crash.
-    CrashesAreForgotten,
-    /// What was under way on a lost connection is given up.
-    RequestsAreLost,
-    /// The server has the same number after a crash.
-    OneInstance,
-}
-
-/// One connection, as the network and the server see it.
-#[derive(Debug)]
-struct NetworkWay {
-    /// Which life of the server it leads to.
-    life: u64,
-    /// Nothing comes through any more, and the device may not have noticed.
-    is_cut: bool,
-    requests: Vec<u64>,
-    replies: VecDeque<(u64, u64)>,
-}
-
-/// A request of a client, by its cookie.
-#[derive(Debug, Clone, Copy)]
-struct AskedOfServer {
-    client: u32,
-    command: CommandKind,
-    block: u64,
-    /// What a WRITE writes; of a READ, the least that it has to see.
-    version: u64,
-    /// How many requests had been answered when it was asked.
-    covers: u64,
-    mark: FlushMark,
-}
-
-/// A change that was answered and is not known to be durable.
-#[derive(Debug, Clone, Copy)]
-struct Owed {
-    /// How many requests had been answered before it.
-    at: u64,
-    block: u64,
-    version: u64,
-}
 
 struct WholeWorld {
     planted: Planted,

@@ -59,8 +59,8 @@ impl ClientRequest {
 }
 
 impl ClientRequest {
-    /// Appends a BLOCK_STATUS that asks for one of the selected meta contexts alone, with its payload. Headers
-    /// are extended, and the server has promised [`NBD_FLAG_BLOCK_STATUS_PAYLOAD`].
+    /// Appends a BLOCK_STATUS that asks for one of the selected meta contexts alone, with its payload.
+    /// Headers are extended, and the server has promised [`NBD_FLAG_BLOCK_STATUS_PAYLOAD`].
     pub fn encode_for_context(&self, context: u32, output: &mut Vec<u8>) {
         let flags = self.flags | NBD_CMD_FLAG_PAYLOAD_LEN;
         Self { flags, length: FILTER as u64, ..*self }.encode(ReplyMode::Extended, output);

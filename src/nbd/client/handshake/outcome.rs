@@ -29,8 +29,8 @@ pub enum Goal {
     },
 }
 
-/// Meta contexts that a client would like besides those of [`Goal::Go`]. A server that refuses them all is asked
-/// again for those of the goal alone.
+/// Meta contexts that a client would like besides those of [`Goal::Go`]. A server that refuses them all is
+/// asked again for those of the goal alone.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct FurtherContexts {
     /// By name.

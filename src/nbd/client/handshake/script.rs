@@ -67,7 +67,9 @@ impl Script {
         let all_sendable = match &goal {
             Goal::Info { export } => is_sendable(export),
             Goal::List => true,
-            Goal::Go { export, contexts } => is_sendable(export) && contexts.iter().all(is_sendable),
+            Goal::Go { export, contexts } => {
+                is_sendable(export) && contexts.iter().all(|name| is_sendable(name))
+            }
         };
         if !all_sendable {
             return Err(HandshakeError::Name);
@@ -113,7 +115,7 @@ impl Script {
 
     /// Contexts that are to be selected besides those of the goal. Names that cannot be sent are left out.
     pub(super) fn select(&mut self, mut further: FurtherContexts) {
-        further.names.retain(is_sendable);
+        further.names.retain(|name| is_sendable(name));
         self.further = further;
     }
 
@@ -299,7 +301,7 @@ impl Script {
     fn choose(&mut self, offered: Vec<String>) {
         let Goal::Go { contexts, .. } = &self.goal else { unreachable!("who goes selects") };
         let most = take(&mut self.further.most_offered) + self.further.names.len();
-        for name in offered.into_iter().filter(is_sendable) {
+        for name in offered.into_iter().filter(|name| is_sendable(name)) {
             let names = &mut self.further.names;
             if names.len() < most && !contexts.contains(&name) && !names.contains(&name) {
                 names.push(name);
@@ -395,7 +397,7 @@ impl Script {
 }
 
 /// "a string [...] MUST be no larger than 4096 bytes", without NUL.
-fn is_sendable(name: &String) -> bool {
+fn is_sendable(name: &str) -> bool {
     name.len() <= NBD_MAX_STRING && !name.contains('\0')
 }
 
