@@ -3,8 +3,8 @@
 //! What it has to decide knows no socket, no protocol and no clock: `reconnect` when to connect, `refill`
 //! when to connect once more while other connections stand, `unanswered` what to send again, `unflushed` what
 //! may be lost, `contexts` which meta contexts are passed on, `facts` whether the remote is the one that it
-//! was. Around that are the tasks of a shard: `supervisor` connects, `link` moves the bytes of one connection,
-//! and `shared` is what they have in common with the requests of `on_shard`.
+//! was. Around that are the tasks of a shard: `supervisor` connects, `link` moves the bytes of one
+//! connection, and `shared` is what they have in common with the requests of `on_shard`.
 
 mod connection;
 mod contexts;
