@@ -7,6 +7,7 @@
 mod fleet;
 pub(super) mod power;
 mod readers;
+mod rolled_back;
 mod sectors;
 pub(super) mod small;
 mod worlds;

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use super::catalog::{
-    Below, CatalogChange, ChainNode, ImageRefusal, ImageRow, LayerId, MergePair, NodeName, RecordHead,
-    SnapshotId, SnapshotKeeps, SnapshotRow, StoreName,
+    Below, CatalogChange, ChainNode, ImageId, ImageRefusal, ImageRow, LayerId, MergePair, NodeName,
+    RecordHead, SnapshotId, SnapshotKeeps, SnapshotRow, StoreName,
 };
 pub(crate) use super::change_walk::OtherChanges;
 use super::change_walk::{ChangeFiles, ChangeWalk};
@@ -157,12 +157,31 @@ impl<M: LayerMaps> OpenStore<M> {
     /// A sentence: the layer must not take the place.
     pub fn keep_changes(&mut self, image: &StoreName, taken_in: LayerId) -> Result<(), StoreError> {
         let row = self.image(image)?.clone();
-        let Some(anchor) = row.since.and_then(|since| self.view().ok()?.snapshot_by_id(since).cloned())
-        else {
-            return Ok(());
-        };
         let now = TraceStart { size: row.size, from: row.below, within: None };
-        self.record(taken_in, now, &anchor)
+        let anchor = match row.since.and_then(|since| self.view().ok()?.snapshot_by_id(since).cloned()) {
+            Some(since) => Some(since),
+            None => self.related(now, row.id, taken_in, |_| true)?,
+        };
+        anchor.map_or(Ok(()), |anchor| self.record(taken_in, now, &anchor))
+    }
+
+    /// The newest snapshot of an image that has history in common with a point in time, and none of a layer
+    /// that is to be anchored to it. An image that was rolled back has some that are not before the point.
+    fn related(
+        &self,
+        point: TraceStart,
+        image: ImageId,
+        layer: LayerId,
+        stays: impl Fn(SnapshotId) -> bool,
+    ) -> Result<Option<SnapshotRow>, StoreError> {
+        let Some(own) = self.trace(point)? else { return Ok(None) };
+        for row in self.view()?.snapshots_of(image).into_iter().rev().filter(|row| stays(row.id)) {
+            let Some(trace) = self.trace(TraceStart::of_snapshot(row))? else { continue };
+            if own.difference(&trace).is_some() && trace.steps.iter().all(|step| step.layer != layer) {
+                return Ok(Some(row.clone()));
+            }
+        }
+        Ok(None)
     }
 
     /// To be called before two layers side by side become one, and before the catalogue names that one. It
@@ -226,7 +245,8 @@ impl<M: LayerMaps> OpenStore<M> {
         Ok(ChangeRecord { layer, anchor: None, points: Vec::new(), set })
     }
 
-    /// A snapshot goes: records that are anchored to it are anchored to the one before it from then on.
+    /// A snapshot goes: records that are anchored to it are anchored to the one before it from then on, or, if
+    /// there is none, to one that came after it.
     pub(super) fn fold_changes(&mut self, change: &CatalogChange) -> Result<(), StoreError> {
         for (gone, before) in change.folded() {
             let is_anchor =
@@ -238,12 +258,18 @@ impl<M: LayerMaps> OpenStore<M> {
                 .map(|(layer, _)| *layer)
                 .collect();
             let view = self.view()?;
-            let rows = view.snapshot_by_id(gone).zip(before.and_then(|before| view.snapshot_by_id(before)));
-            let Some((gone, before)) = rows.map(|(gone, before)| (gone.clone(), before.clone())) else {
-                continue;
-            };
+            let before = before.and_then(|before| view.snapshot_by_id(before)).cloned();
+            let Some(gone) = view.snapshot_by_id(gone).cloned() else { continue };
+            let (at, stays) =
+                (TraceStart::of_snapshot(&gone), |id| change.folded().all(|(gone, _)| gone != id));
             for layer in anchored {
-                self.record(layer, TraceStart::of_snapshot(&gone), &before)?;
+                let anchor = match &before {
+                    Some(before) => Some(before.clone()),
+                    None => self.related(at, gone.image, layer, stays)?,
+                };
+                if let Some(anchor) = anchor {
+                    self.record(layer, at, &anchor)?;
+                }
             }
         }
         Ok(())
