@@ -3,8 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-/// Gives the calling thread a time slice of its own, between 0.1 and 100 ms. It gets no more time by it, but a
-/// thread with a short slice that wakes runs before those with longer ones have used theirs up. Nothing is
+/// Gives the calling thread a time slice of its own, between 0.1 and 100 ms. It gets no more time by it, but
+/// a thread with a short slice that wakes runs before those with longer ones have used theirs up. Nothing is
 /// done under a real-time policy, nor, without an error, before Linux 6.12.
 ///
 /// # Errors

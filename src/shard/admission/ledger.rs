@@ -7,7 +7,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use crate::shard::admission::RATES;
+use crate::shard::admission::rate::RATES;
 use crate::shard::admission::seniority::LineTicket;
 
 /// What all connections of a shard hold.

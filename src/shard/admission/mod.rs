@@ -22,7 +22,7 @@ pub(crate) mod gate;
 pub(crate) mod ledger;
 mod memory;
 pub(crate) mod queue;
-mod rate;
+pub(crate) mod rate;
 mod seniority;
 pub(crate) mod share;
 pub(crate) mod stall;
@@ -37,10 +37,6 @@ use ledger::{Grant, Ledger, Usage};
 use memory::MemoryQuotas;
 use queue::{Need, QUEUES, QueuePlace, Queues};
 use seniority::{SHORT, Seniority};
-
-/// Whether rates and weights are asked about. `perf/instructions --rates` builds a shard without them, to count
-/// what they cost where there are none.
-pub(crate) const RATES: bool = !(cfg!(feature = "bench") && option_env!("RINGNBD_WITHOUT_RATES").is_some());
 
 /// What a shard shares out among its connections.
 #[derive(Debug)]

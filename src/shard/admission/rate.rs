@@ -22,6 +22,10 @@ const SECOND: u128 = 1_000_000_000;
 /// What all accounts of a bucket together take at once, in nanoseconds of its rate.
 const ADVANCE: u128 = 1_000_000;
 
+/// Whether rates and weights are asked about. `perf/instructions --rates` builds a shard without them, to
+/// count what they cost where there are none.
+pub(crate) const RATES: bool = !(cfg!(feature = "bench") && option_env!("RINGNBD_WITHOUT_RATES").is_some());
+
 /// What shards share of a rate.
 #[derive(Debug)]
 pub(crate) struct RateBucket {

@@ -11,8 +11,8 @@ use slab::Slab;
 
 use crate::backend::{Backing, ExportId};
 use crate::ring::{OpKey, Operation, Owner, Ring};
-use crate::shard::admission::RATES;
 use crate::shard::admission::gate::{ExportLimits, Gate, NumberedGate, SharedGate};
+use crate::shard::admission::rate::RATES;
 use crate::shard::admission::share::{DeviceLine, Weighing};
 
 /// No timer is longer, so that none is left over for long.
@@ -27,8 +27,8 @@ pub(crate) struct Throttle {
     of_devices: HashMap<DeviceKey, usize>,
     /// How much a device is given.
     depth: usize,
-    /// There is a rate or a weight, or something still waits for one; it may stay set when the last export with
-    /// one has left. Looked at before all else, so that a shard without them asks one question a phase.
+    /// There is a rate or a weight, or something still waits for one; it may stay set when the last export
+    /// with one has left. Looked at before all else, so that a shard without them asks one question a phase.
     in_force: bool,
     /// Gates before which connections wait, by the moment at which the first may go on.
     due: BTreeSet<(u64, usize)>,

@@ -16,8 +16,9 @@ use crate::ring::{Completion, FileIndex, Lease, OpKey, Operation, Owner, Ring};
 use crate::shard::admission::gate::{NumberedGate, SharedGate};
 use crate::shard::admission::ledger::Ledger;
 use crate::shard::admission::queue::{Listed, Need};
+use crate::shard::admission::rate::RATES;
 use crate::shard::admission::stall::{Progress, RECEIVE_STEP};
-use crate::shard::admission::{Admission, Denial, RATES};
+use crate::shard::admission::{Admission, Denial};
 use crate::shard::fault_watch::FaultWatch;
 use crate::shard::frontend::nbd::Secure;
 use crate::shard::frontend::nbd::batches::Batches;
@@ -407,12 +408,6 @@ impl Connection {
                 Some(Fed::Ended)
             }
         }
-    }
-
-    /// Whether rates or weights are to be asked about its requests.
-    #[inline]
-    fn may_be_limited(&self) -> bool {
-        RATES && self.is_limited
     }
 
     /// Whether it can do without a shared buffer: connections that wait for its memory may be keeping them

@@ -6,6 +6,7 @@
 
 use crate::block::BlockError;
 use crate::nbd::server::request::{Command, Refusal, Request};
+use crate::shard::admission::rate::RATES;
 use crate::shard::frontend::nbd::begin::operation;
 use crate::shard::frontend::nbd::connection::{Connection, Fed, Feeding};
 use crate::shard::frontend::nbd::throttled::{HeldAt, Throttled, cost, load};
@@ -88,6 +89,12 @@ impl Connection {
         if let Some(throttled) = self.throttled.take() {
             throttled.place.leave(&mut self.gate.borrow_mut());
         }
+    }
+
+    /// Whether rates or weights are to be asked about its requests.
+    #[inline]
+    pub(crate) fn may_be_limited(&self) -> bool {
+        RATES && self.is_limited
     }
 
     /// Looks whether anything may hold its requests back now.
