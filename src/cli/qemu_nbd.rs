@@ -1,9 +1,10 @@
 //! Run as `qemu-nbd`: the part of its command line that serves, connects and lists, for scripts that call it.
 //!
-//! A call becomes one of `ringnbd serve`, `attach`, `detach` or `list`. What ringnbd has not, such as formats
+//! A call becomes one of `ringnbd serve`, `attach` or `detach`, or a list in QEMU's words. What ringnbd has not, such as formats
 //! with a meaning of their own, is refused with a sentence; nothing is silently done in another way.
 
 mod arguments;
+mod listing;
 mod translation;
 
 use std::ffi::OsString;
@@ -12,7 +13,10 @@ use std::path::Path;
 use clap::Parser;
 
 use super::outcome::complain;
+use super::text::print;
 use super::{Cli, Outcome};
+use crate::client::uri::NbdUri;
+use crate::client::{self, Timeouts};
 use crate::daemon::within::{NotUp, PrivateDirectory, ServerWithin};
 use arguments::QemuNbdArgs;
 use translation::{Calls, Translated, translate};
@@ -35,6 +39,7 @@ pub(crate) fn run() -> Outcome {
     notes.iter().for_each(|note| complain(NAME, note));
     match calls {
         Calls::Run(words) => run_words(words),
+        Calls::List(uri) => list(&uri),
         Calls::InBackground(words) => in_background(words, None),
         Calls::Connected { serve, attach } => in_background(serve, Some(attach)),
     }
@@ -44,6 +49,13 @@ pub(crate) fn run() -> Outcome {
 fn refused(sentence: impl std::fmt::Display) -> Outcome {
     complain(NAME, sentence);
     Outcome::Failed
+}
+
+fn list(server: &NbdUri) -> Outcome {
+    match client::list(server, Timeouts::default()) {
+        Ok((dialect, exports)) => print(&listing::text(dialect, &exports)),
+        Err(error) => refused(error),
+    }
 }
 
 fn run_words(words: Vec<OsString>) -> Outcome {

@@ -8,6 +8,7 @@ pub(crate) mod fake;
 mod secure;
 pub(crate) mod subject;
 
+use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use crate::peers;
@@ -42,6 +43,7 @@ matrix! {
     info_agrees_with_nbdinfo        => qemu_nbd nbdkit nbdkit_simple nbdkit_plain nbd_server ringnbd;
     info_is_a_table                 => qemu_nbd nbdkit nbdkit_simple nbdkit_plain nbd_server ringnbd;
     list_names_the_exports          => qemu_nbd nbdkit nbdkit_simple nbd_server ringnbd;
+    qemus_list_is_the_same          => qemu_nbd nbdkit nbdkit_simple nbd_server ringnbd;
     map_is_that_of_the_file         => qemu_nbd nbdkit ringnbd;
     map_needs_a_context             => nbdkit_simple nbdkit_plain nbd_server;
     bytes_go_there_and_back         => qemu_nbd nbdkit nbdkit_simple nbdkit_plain ringnbd;
@@ -114,6 +116,18 @@ fn info_is_a_table(kind: Kind) -> Option<()> {
     assert_eq!(value("handshake"), kind.handshake().replace('_', " "));
     assert!(value("reply mode").starts_with(kind.reply_mode()));
     assert_eq!(value("size"), "16777216 bytes (16 MiB)");
+    Some(())
+}
+
+/// QEMU's own program is the oracle for what is printed under its name.
+fn qemus_list_is_the_same(kind: Kind) -> Option<()> {
+    let subject = Subject::serve(kind, &Layout::small())?;
+    let listed = |mut command: Command| peers::run(command.args(["--list", "-k"]).arg(subject.socket()));
+    let theirs = listed(peers::command("qemu-nbd")?);
+    let mut ours = Command::new(env!("CARGO_BIN_EXE_ringnbd"));
+    ours.arg0("qemu-nbd");
+    let ours = listed(ours);
+    assert_eq!(ours.ok(), theirs.ok());
     Some(())
 }
 

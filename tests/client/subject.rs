@@ -166,6 +166,10 @@ impl Subject {
         Some(Self { image, kind, socket, _running: running, _dir: dir })
     }
 
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
     pub(crate) fn uri(&self) -> String {
         self.uri_of(self.kind.export())
     }

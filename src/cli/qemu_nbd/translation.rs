@@ -20,6 +20,8 @@ const QCOW: &[u8; 4] = b"QFI\xfb";
 pub(super) enum Calls {
     /// This.
     Run(Vec<OsString>),
+    /// What exports this server has, in QEMU's words.
+    List(NbdUri),
     /// A server that stays.
     InBackground(Vec<OsString>),
     /// A server that stays, and a device of it: what is to be called with the URI behind it.
@@ -78,7 +80,7 @@ pub(super) fn translate(args: &QemuNbdArgs) -> Result<Translated, Untranslatable
         return Ok(plain(Calls::Run(vec!["detach".into(), device.clone()])));
     }
     if args.list {
-        return Ok(plain(Calls::Run(vec!["list".into(), server_uri(args)?])));
+        return Ok(plain(Calls::List(server_uri(args)?)));
     }
     let mut notes = Vec::new();
     let mut serve: Words = vec!["serve".into()];
@@ -127,7 +129,7 @@ fn default_socket(device: &OsStr) -> OsString {
 }
 
 /// The server whose exports are listed.
-fn server_uri(args: &QemuNbdArgs) -> Result<OsString, Untranslatable> {
+fn server_uri(args: &QemuNbdArgs) -> Result<NbdUri, Untranslatable> {
     let address = match &args.socket {
         Some(path) => ServerAddress::Unix(path.into()),
         None => {
@@ -148,7 +150,7 @@ fn server_uri(args: &QemuNbdArgs) -> Result<OsString, Untranslatable> {
             ..TlsParameters::default()
         },
     });
-    Ok(NbdUri { address, export: String::new(), tls }.to_string().into())
+    Ok(NbdUri { address, export: String::new(), tls })
 }
 
 fn push_address(args: &QemuNbdArgs, serve: &mut Words) {
@@ -343,6 +345,7 @@ mod tests {
         let Translated { calls, .. } = translated(line).unwrap();
         match calls {
             Calls::Run(words) => words.join(OsStr::new(" ")).into_string().unwrap(),
+            Calls::List(uri) => format!("list {uri}"),
             Calls::InBackground(words) => format!("{} &", words.join(OsStr::new(" ")).into_string().unwrap()),
             Calls::Connected { serve, attach } => {
                 let [serve, attach] =
