@@ -117,6 +117,13 @@ fn peer(kind: Kind, always: &[&str], sometimes: &[&str]) -> Option<()> {
     for id in always {
         assert!(on_the_page.contains(id), "src/doc/guide/make-checks: {name} does not meet {id}");
     }
+    for statement in results["statements"].as_array().unwrap() {
+        let id = statement["id"].as_str().unwrap();
+        let head = format!("* **{id}**, {name} (*{}*): ", statement["heading"].as_str().unwrap());
+        let bytes = PAGE.split_once(&head).and_then(|(_, rest)| rest.lines().nth(1)).unwrap_or_default();
+        let is_shown = bytes.trim_start().starts_with("`> ") && bytes.contains("`<");
+        assert_eq!(is_shown, on_the_page.contains(&id), "src/doc/guide/make-checks: the bytes of {head}");
+    }
     for id in on_the_page {
         assert!(
             always.contains(&id) || sometimes.contains(&id),
