@@ -140,6 +140,20 @@ fn units_and_disks_are_used() {
     assert!(seen.0 > 1 && seen.1 > 0, "{seen:?}");
 }
 
+/// A link of QEMU's name makes of the program what QEMU's users know. `--fork` says when it serves.
+#[test]
+fn the_name_of_qemu_serves() {
+    let stage = Stage::build();
+    let page = Document::read_page(&format!("{GUIDE}/operate.md"));
+    let lines: Vec<&str> = page.of("sh").flat_map(|block| command_lines(&block.text)).collect();
+    assert!(lines.contains(&"ln -s /usr/bin/ringnbd /usr/local/bin/qemu-nbd"), "{lines:?}");
+    stage.output("ln -s ringnbd bin/qemu-nbd");
+    let serve = lines.iter().find(|line| line.starts_with("qemu-nbd ")).expect("a line that serves");
+    stage.output(&format!("{serve} --fork --pid-file=pid"));
+    stage.output("ringnbd info 'nbd+unix:///?socket=/run/ringnbd/vm1.sock'");
+    stage.output("sh -c 'kill $(cat pid)'");
+}
+
 #[test]
 fn what_is_not_run_has_a_form_and_flags() {
     let stage = Stage::build();
