@@ -245,8 +245,8 @@ impl<M: LayerMaps> OpenStore<M> {
         Ok(ChangeRecord { layer, anchor: None, points: Vec::new(), set })
     }
 
-    /// A snapshot goes: records that are anchored to it are anchored to the one before it from then on, or, if
-    /// there is none, to one that came after it.
+    /// A snapshot goes: records that are anchored to it are anchored to the one before it from then on, or to
+    /// one that came after it if there is none.
     pub(super) fn fold_changes(&mut self, change: &CatalogChange) -> Result<(), StoreError> {
         for (gone, before) in change.folded() {
             let is_anchor =
