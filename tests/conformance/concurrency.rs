@@ -5,14 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::common::{Disks, assert_same};
 use crate::requests::Dice;
 use crate::support::image::pattern;
-use crate::support::raw::{Connection, MODES, Mode, Request};
+use crate::support::raw::{Connection, MODES, Mode, Request, spoken};
 use crate::support::server::{Options, Server};
 use crate::support::wire::*;
 
 #[test]
 fn t31_slow_read_does_not_block_a_fast_one() {
     let server = Server::serve(&["fault:delay.read=700ms,range=0+4096:mem:1M"]);
-    for mode in MODES {
+    for mode in spoken(MODES) {
         let mut client = Connection::attach(&server, "", mode);
         client.write(0, &pattern(1, 0, 65536));
         let mut in_flight = vec![Request::read(0, 4096).cookie(1)];
@@ -104,7 +104,7 @@ fn t32_slow_reader_does_not_stall_others() {
         let bytes: Vec<u8> = reads.iter().flat_map(|request| request.encode(client.mode)).collect();
         client.send(&bytes);
     }
-    for mode in MODES {
+    for mode in spoken(MODES) {
         let mut brisk = Connection::attach(&server, "", mode);
         for round in 0..50 {
             let offset = 7 * MIB + round * 4096;
@@ -125,7 +125,7 @@ fn t32_slow_reader_does_not_stall_others() {
 #[test]
 fn t32_client_that_writes_without_reading() {
     let server = Server::serve(&["mem:8M"]);
-    for mode in MODES {
+    for mode in spoken(MODES) {
         let mut client = Connection::attach(&server, "", mode);
         let mut in_flight: Vec<Request> = (0..1024u64)
             .map(|i| Request::write(i * 8192 % (8 << 20), pattern(4, i * 8192, 8192)).cookie(i))
@@ -264,7 +264,7 @@ fn t41_reads_beside_overlapping_writes() {
 fn t43_replies_stay_whole() {
     let disks = Disks::of(4 * MIB);
     let model = pattern(1, 0, 2 << 20);
-    disks.each_filled(2 << 20, &MODES, |_, client| {
+    disks.each_filled(2 << 20, &spoken(MODES), |_, client| {
         // A mixed bag in one burst: headers, data and errors must not cut into each other. The client checks every
         // header, every cookie, every byte, and that DONE comes last.
         let mut dice = Dice(5);
@@ -310,7 +310,7 @@ fn t43_replies_stay_whole() {
 #[test]
 fn t43_requests_and_payloads_in_tiny_pieces() {
     let server = Options::new().export("mem:1M").tcp("127.0.0.1:0").start();
-    for mode in MODES {
+    for mode in spoken(MODES) {
         for mut client in [Connection::attach(&server, "", mode), Connection::attach_tcp(&server, "", mode)] {
             let write = Request::write(1000, pattern(7, 1000, 777)).cookie(1);
             let read = Request::read(1000, 777).cookie(2);

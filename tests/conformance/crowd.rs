@@ -5,7 +5,7 @@ use rustix::process::Signal;
 use crate::common::{Disks, assert_same};
 use crate::requests::Dice;
 use crate::support::image::pattern;
-use crate::support::raw::{Connection, MODES, Mode, Request};
+use crate::support::raw::{Connection, MODES, Mode, Request, spoken};
 use crate::support::server::{Options, Server};
 use crate::support::wire::*;
 
@@ -49,7 +49,7 @@ fn t11_neighbouring_small_writes_do_not_undo_each_other() {
     let disks = Disks::with(MIB, Options::new().shards(2).memory("160M"));
     for disk in &disks.disks {
         let mut probe = Connection::attach(&disks.server, disk.name, Mode::Simple);
-        let granularity = u64::from(probe.export.block_size.expect("sizes")[0]);
+        let granularity = u64::from(probe.block_sizes()[0]);
         eprintln!("-- {}, blocks of {granularity}", disk.name);
         let owned: Vec<_> = std::thread::scope(|scope| {
             let owners: Vec<_> = (0..OWNERS)
@@ -76,13 +76,13 @@ fn t32_stalled_writers_do_not_stall_others() {
     let server = Server::serve(&["mem:64M"]);
     // More memory than the server has is promised to payloads that do not come.
     let mut stalled = Vec::new();
-    for mode in MODES.into_iter().cycle().take(6) {
+    for mode in spoken(MODES).into_iter().cycle().take(6) {
         let mut client = Connection::attach(&server, "", mode);
         let request = Request { length: 32 << 20, ..Request::write(0, vec![1; 5000]) };
         client.send(&request.encode(mode));
         stalled.push(client);
     }
-    for mode in MODES {
+    for mode in spoken(MODES) {
         let mut brisk = Connection::attach(&server, "", mode);
         for round in 0..20u64 {
             let offset = 40 * MIB + round * 65536;
@@ -153,7 +153,7 @@ fn cost_of_unread(server: &Server, client: &mut Connection, requests: &[u8], tim
 #[test]
 fn t32_unread_errors_are_bounded() {
     let server = Server::serve(&["mem:1M"]);
-    for mode in MODES {
+    for mode in spoken(MODES) {
         let mut client = Connection::attach(&server, "", mode);
         let burst: Vec<u8> =
             (0..1000).flat_map(|c| Request::read(2 * MIB, 512).cookie(c).encode(mode)).collect();
@@ -196,7 +196,7 @@ fn t34_shutdown_in_the_middle_of_a_payload() {
 fn t43_replies_to_a_dripping_reader() {
     let server = Options::new().export("mem:4M").tcp("127.0.0.1:0").start();
     Connection::attach(&server, "", Mode::Simple).write(0, &pattern(3, 0, 4 << 20));
-    for mode in MODES {
+    for mode in spoken(MODES) {
         // A small window and reads of odd sizes: the server's sends are cut at every place.
         let socket =
             socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("a socket");

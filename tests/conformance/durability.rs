@@ -9,7 +9,7 @@ use std::process::Command;
 
 use crate::common::{Disks, Medium, assert_same, assert_zero};
 use crate::support::image::{Image, LoopDevice, SmallFileSystem, pattern, unmount};
-use crate::support::raw::{CHUNKED, Connection, MODES, Mode, Request};
+use crate::support::raw::{CHUNKED, Connection, MODES, Mode, Request, spoken};
 use crate::support::server::{Options, Server};
 use crate::support::wire::*;
 
@@ -107,7 +107,7 @@ fn t29_fua_write_is_below_the_device_cache() {
     let path = device.path.display();
     for uri in [format!("file:{path}"), format!("file:{path}?direct=true")] {
         let mut server = Server::serve(&[uri]);
-        for mode in MODES {
+        for mode in spoken(MODES) {
             let mut client = Connection::attach(&server, "", mode);
             for (round, length) in [512usize, 4096, 1 << 20, 12_800].into_iter().enumerate() {
                 let offset = (round as u64) << 20;

@@ -2,7 +2,7 @@
 
 use crate::common::Disks;
 use crate::support::image::{Image, pattern};
-use crate::support::raw::{Connection, MODES, Mode, Request};
+use crate::support::raw::{Connection, MODES, Mode, Request, spoken};
 use crate::support::server::Server;
 use crate::support::tls::cannot_be_asked;
 use crate::support::wire::*;
@@ -196,7 +196,8 @@ fn h12_info_then_go_say_the_same() {
     ];
     for disk in &disks.disks {
         // Without and with a metadata context selected.
-        for (mode, select) in MODES.into_iter().flat_map(|mode| [(mode, false), (mode, mode != Mode::Simple)])
+        for (mode, select) in
+            spoken(MODES).into_iter().flat_map(|mode| [(mode, false), (mode, mode != Mode::Simple)])
         {
             for requests in lists {
                 let mut client = Connection::haggling(&disks.server);

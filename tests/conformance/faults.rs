@@ -2,7 +2,7 @@
 
 use crate::common::{assert_same, assert_zero};
 use crate::support::image::{Image, LoopDevice, SmallFileSystem, pattern};
-use crate::support::raw::{Connection, MODES, Mode, Request};
+use crate::support::raw::{Connection, MODES, Mode, Request, spoken};
 use crate::support::server::{Options, Server};
 use crate::support::tls::cannot_be_asked;
 use crate::support::wire::*;
@@ -30,7 +30,7 @@ fn t16_errors_are_mapped() {
         .collect();
     let server = Server::serve(&exports);
     for (name, allowed) in ERRORS {
-        for mode in MODES {
+        for mode in spoken(MODES) {
             let mut client = Connection::attach(&server, name, mode);
             for request in [
                 Request::read(4096, 4096),
@@ -56,7 +56,7 @@ fn t16_flush_errors_are_told() {
     let server =
         Server::serve(&["a=fault:error.flush=EIO@100%:mem:1M", "b=fault:error.flush=ENOMEM@100%:mem:1M"]);
     for name in ["a", "b"] {
-        for mode in MODES {
+        for mode in spoken(MODES) {
             let mut client = Connection::attach(&server, name, mode);
             client.fail(&Request::flush(), NBD_EIO);
             client.expect_alive();
@@ -73,7 +73,7 @@ fn t35_failed_write_is_never_success() {
         format!("io=fault:error.write=EIO@100%,after=4096:file:{path}"),
     ]);
     for (name, error) in [("nospace", NBD_ENOSPC), ("io", NBD_EIO)] {
-        for mode in MODES {
+        for mode in spoken(MODES) {
             let mut client = Connection::attach(&server, name, mode);
             for flags in [0, NBD_CMD_FLAG_FUA] {
                 // The first bytes are written, the rest fails: the whole request does.
@@ -131,7 +131,7 @@ fn t35_file_size_limit() {
             .export(format!("file:{}{query}", image.path.display()))
             .file_size_limit(MIB)
             .start();
-        for mode in MODES {
+        for mode in spoken(MODES) {
             let mut client = Connection::attach(&server, "", mode);
             client.write(0, &pattern(1, 0, 65536));
             client.fail(&Request::write(MIB - 8192, vec![1; 65536]), NBD_ENOSPC);
@@ -186,7 +186,7 @@ fn t36_sparse_read_of_a_short_file_invents_nothing() {
     // Nothing was read before the file was cut, so the server knows nothing of it: for the kernel, what lies beyond the
     // end of a file is a hole, but a hole of the export it is not.
     for query in ["", "?direct=true"] {
-        for mode in MODES {
+        for mode in spoken(MODES) {
             let image = Image::random(4 * MIB, 9);
             let server = Server::serve(&[format!("file:{}{query}", image.path.display())]);
             let mut client = Connection::attach(&server, "", mode);
@@ -258,7 +258,7 @@ fn t35_a_file_that_is_cut_under_queued_replies_gives_errors() {
         .export("slow=fault:delay.read=50ms:mem:1M")
         .shards(1)
         .start();
-    for mode in MODES {
+    for mode in spoken(MODES) {
         // TCP buffers may take in all replies, and then none is queued.
         let mut client = Connection::attach_unix(&server, "a", mode);
         let mut other = Connection::attach(&server, "slow", mode);
@@ -297,7 +297,7 @@ fn t35_a_block_device_that_gets_smaller_gives_errors() {
     let last = SIZE - 4096;
     let server =
         Options::new().export(format!("a=file:{}?readonly=true", device.path.display())).shards(1).start();
-    for mode in MODES {
+    for mode in spoken(MODES) {
         let mut client = Connection::attach(&server, "a", mode);
         let whole = device.image.read(last, 4096);
         assert_same(&client.read(last, 4096), &whole, "before");

@@ -14,7 +14,7 @@ use crate::support::check;
 use crate::support::handshake::contexts;
 use crate::support::image::{disk_dir, pattern};
 use crate::support::peer::Peer;
-use crate::support::raw::{CHUNKED, Connection, Mode, Request};
+use crate::support::raw::{CHUNKED, Connection, Mode, Request, spoken};
 use crate::support::server::{Options, Server};
 use crate::support::wire::*;
 
@@ -173,7 +173,7 @@ fn expect_truth(truth: &Truth, offset: u64, told: &BTreeMap<String, Vec<(u64, u6
 #[test]
 fn h21_list_meta_context_of_images() {
     let Some(images) = Images::serve() else { return };
-    for mode in CHUNKED {
+    for mode in spoken(CHUNKED) {
         let mut client = Connection::haggling(&images.server);
         client.choose(mode);
         let lists: [(&[&str], &[&str]); 9] = [
@@ -247,7 +247,7 @@ fn h22_what_set_meta_context_selects_of_images() {
 #[test]
 fn h20_contexts_belong_to_their_image() {
     let Some(images) = Images::serve() else { return };
-    for mode in CHUNKED {
+    for mode in spoken(CHUNKED) {
         let mut client = Connection::haggling(&images.server);
         client.choose(mode);
         select(&mut client, "vm", &ALL);
@@ -260,9 +260,9 @@ fn h20_contexts_belong_to_their_image() {
 #[test]
 fn t25_contexts_of_images_tell_the_truth() {
     let Some(images) = Images::serve() else { return };
-    for mode in CHUNKED {
+    for mode in spoken(CHUNKED) {
         let mut client = images.attach(mode, &ALL);
-        let minimum = u64::from(client.export.block_size.expect("sizes")[0]);
+        let minimum = u64::from(client.block_sizes()[0]);
         let mut dice = Dice(23);
         let mut ranges = vec![(0, SIZE), (0, minimum), (SIZE - minimum, minimum), (2 * MIB, BLOCK)];
         for _ in 0..40 {
@@ -289,7 +289,7 @@ fn t25_contexts_of_images_follow_writes_and_trims() {
     let Some(images) = Images::serve() else { return };
     let mut truth = images.truth.clone();
     let mut at = 3 * MIB;
-    for mode in CHUNKED {
+    for mode in spoken(CHUNKED) {
         let mut client = images.attach(mode, &ALL);
         client.write(at, &pattern(2, 0, 4096));
         truth.written(at, 4096);
@@ -306,7 +306,7 @@ fn t25_contexts_of_images_follow_writes_and_trims() {
 #[test]
 fn t26_req_one_of_images() {
     let Some(images) = Images::serve() else { return };
-    for mode in CHUNKED {
+    for mode in spoken(CHUNKED) {
         let mut client = images.attach(mode, &ALL);
         for (offset, length) in
             [(0, SIZE), (64 << 10, SIZE - (64 << 10)), (MIB, MIB), (2 * MIB, 512), (2 * MIB + 512, MIB)]

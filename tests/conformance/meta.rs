@@ -1,7 +1,7 @@
 //! Handshake statements H16 to H23 and H28: structured replies, extended headers, metadata contexts.
 
 use crate::support::handshake::contexts;
-use crate::support::raw::{CHUNKED, Connection, Mode, Request};
+use crate::support::raw::{CHUNKED, Connection, Mode, Request, spoken};
 use crate::support::server::Server;
 use crate::support::tls::cannot_be_asked;
 use crate::support::wire::*;
@@ -160,7 +160,7 @@ fn failing() -> Vec<(&'static str, Vec<u8>)> {
 fn h19_failing_set_meta_context_clears_earlier_contexts() {
     let server = Server::serve(&["mem:1M"]);
     for (what, data) in failing() {
-        for mode in CHUNKED {
+        for mode in spoken(CHUNKED) {
             eprintln!("-- {what}, {mode:?}");
             let mut client = Connection::haggling(&server);
             client.choose(mode);
@@ -202,7 +202,7 @@ fn h19_set_meta_context_replaces_the_selection() {
 #[test]
 fn h20_contexts_belong_to_their_export() {
     let server = Server::serve(&["a=mem:1M", "b=mem:1M"]);
-    for mode in CHUNKED {
+    for mode in spoken(CHUNKED) {
         let mut client = Connection::haggling(&server);
         client.choose(mode);
         client.select("a", &[ALLOCATION]);
@@ -222,7 +222,7 @@ fn h20_contexts_belong_to_their_export() {
 #[test]
 fn h20_contexts_survive_a_detour() {
     let server = Server::serve(&["a=mem:1M", "b=mem:1M"]);
-    for mode in CHUNKED {
+    for mode in spoken(CHUNKED) {
         let mut client = Connection::haggling(&server);
         client.choose(mode);
         client.select("a", &[ALLOCATION]);
@@ -238,7 +238,7 @@ fn h20_contexts_survive_a_detour() {
 #[test]
 fn h21_list_meta_context() {
     let server = Server::serve(&["disk=mem:1M"]);
-    for mode in CHUNKED {
+    for mode in spoken(CHUNKED) {
         let mut client = Connection::haggling(&server);
         client.choose(mode);
         let lists: [&[&[u8]]; 4] = [&[], &[b"base:"], &[ALLOCATION], &[b"x-other:", b"base:", ALLOCATION]];

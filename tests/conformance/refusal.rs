@@ -2,14 +2,14 @@
 
 use crate::common::{Disks, assert_same};
 use crate::support::image::{Image, pattern};
-use crate::support::raw::{Connection, MODES, Mode, Request};
+use crate::support::raw::{Connection, MODES, Mode, Request, spoken};
 use crate::support::server::{Options, Server};
 use crate::support::wire::*;
 
 #[test]
 fn t01_bad_magic_closes_without_a_reply() {
     let server = Server::serve(&["mem:1M"]);
-    for mode in MODES {
+    for mode in spoken(MODES) {
         let other = if mode == Mode::Extended { NBD_REQUEST_MAGIC } else { NBD_EXTENDED_REQUEST_MAGIC };
         let right = if mode == Mode::Extended { NBD_EXTENDED_REQUEST_MAGIC } else { NBD_REQUEST_MAGIC };
         for magic in [0, u32::MAX, other, right ^ 1, right.swap_bytes(), NBD_SIMPLE_REPLY_MAGIC] {
@@ -30,7 +30,7 @@ fn t01_bad_magic_closes_without_a_reply() {
 #[test]
 fn t02_cookie_is_echoed() {
     let server = Server::serve(&["mem:1M"]);
-    for mode in MODES {
+    for mode in spoken(MODES) {
         let mut client = Connection::attach(&server, "", mode);
         for cookie in [0, u64::MAX, 1, 1 << 63, 0x0102_0304_0506_0708, u64::from(NBD_REQUEST_MAGIC) << 32] {
             for request in [
@@ -52,7 +52,7 @@ fn t02_cookie_is_echoed() {
 fn t02_duplicate_cookies_in_flight() {
     use crate::support::reply::Message;
     let server = Server::serve(&["fault:delay.read=30ms,range=0+4096:mem:1M"]);
-    for mode in MODES {
+    for mode in spoken(MODES) {
         let mut client = Connection::attach(&server, "", mode);
         client.write(0, &pattern(3, 0, 65536));
         let offsets: Vec<u64> = (0..16).map(|i| i * 4096).collect();
@@ -94,7 +94,7 @@ fn t02_duplicate_cookies_in_flight() {
 #[test]
 fn t03_write_past_the_end() {
     let disks = Disks::of(MIB);
-    disks.each_filled(65536, &MODES, |disk, client| {
+    disks.each_filled(65536, &spoken(MODES), |disk, client| {
         for (offset, length) in [
             (MIB, 512),
             (MIB - 512, 1024),
@@ -120,7 +120,7 @@ fn t03_write_past_the_end() {
 #[test]
 fn t04_other_requests_past_the_end() {
     let disks = Disks::of(MIB);
-    disks.each_filled(4096, &MODES, |_, client| {
+    disks.each_filled(4096, &spoken(MODES), |_, client| {
         for (offset, length) in
             [(MIB, 512), (MIB - 512, 1024), (MIB + 4096, 4096), (0, MIB + 512), (1 << 62, 512)]
         {
@@ -139,7 +139,7 @@ fn t04_other_requests_past_the_end() {
 #[test]
 fn t05_offset_plus_length_never_wraps() {
     let disks = Disks::of(MIB);
-    disks.each_filled(4096, &MODES, |_, client| {
+    disks.each_filled(4096, &spoken(MODES), |_, client| {
         let mut ranges = vec![(u64::MAX, 512), (u64::MAX - 511, 512), (u64::MAX - 511, 1024), (u64::MAX, 1)];
         ranges.extend([(1 << 63, 1 << 31), (u64::MAX - 0x7fff_ffff, 0x8000_0000), (u64::MAX, 0xffff_ffff)]);
         for &(offset, length) in &ranges {
@@ -197,7 +197,7 @@ fn t06_read_only_memory() {
 }
 
 fn assert_read_only(server: &Server, name: &str) {
-    for mode in MODES {
+    for mode in spoken(MODES) {
         let mut client = Connection::attach(server, name, mode);
         assert!(client.export.has(NBD_FLAG_READ_ONLY), "flags {:#x}", client.export.flags);
         for length in [512, 4096, 1 << 20] {
@@ -220,7 +220,7 @@ fn assert_read_only(server: &Server, name: &str) {
 #[test]
 fn t08_unknown_command() {
     let server = Server::serve(&["mem:1M"]);
-    for mode in MODES {
+    for mode in spoken(MODES) {
         let mut client = Connection::attach(&server, "", mode);
         for kind in [NBD_CMD_RESIZE, 9, 10, 0x00ff, 0x0100, 0x7fff, 0x8000, u16::MAX] {
             for (offset, length) in [(0, 0), (0, 512), (u64::MAX, 0xffff_ffff)] {
@@ -254,7 +254,7 @@ fn allowed(kind: u16, client: &Connection) -> u16 {
 #[test]
 fn t09_wrong_flag_is_invalid() {
     let disks = Disks::of(MIB);
-    disks.each_filled(4096, &MODES, |_, client| {
+    disks.each_filled(4096, &spoken(MODES), |_, client| {
         for kind in NBD_CMD_READ..=NBD_CMD_BLOCK_STATUS {
             for bit in (0..16).map(|shift| 1 << shift) {
                 if kind == NBD_CMD_DISC || allowed(kind, client) & bit != 0 {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::common::{Disks, assert_same};
 use crate::support::image::{Image, LoopDevice, pattern};
-use crate::support::raw::{Connection, MODES, Mode, Request};
+use crate::support::raw::{Connection, MODES, Mode, Request, spoken};
 use crate::support::server::{Options, Server};
 use crate::support::tls::is_tunnelled;
 use crate::support::wire::*;
@@ -14,7 +14,7 @@ use crate::support::wire::*;
 #[test]
 fn t10_fua_is_accepted_on_every_command() {
     let disks = Disks::of(MIB);
-    disks.each_filled(16384, &MODES, |disk, client| {
+    disks.each_filled(16384, &spoken(MODES), |disk, client| {
         if !client.export.has(NBD_FLAG_SEND_FUA) {
             assert_eq!(disk.name, "mem", "FUA is offered wherever there is something to persist");
             return;
@@ -61,7 +61,7 @@ fn t11_odd_offsets_and_lengths() {
     let seed = 20_240_611;
     eprintln!("seed {seed}");
     let disks = Disks::of(SIZE as u64);
-    disks.each(&MODES, |_, client| odd_requests(client, seed));
+    disks.each(&spoken(MODES), |_, client| odd_requests(client, seed));
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn t11_device_with_sectors_of_4096_bytes() {
     let path = device.path.display();
     let server = Server::serve(&[format!("buffered=file:{path}"), format!("direct=file:{path}?direct=true")]);
     for name in ["buffered", "direct"] {
-        for mode in MODES {
+        for mode in spoken(MODES) {
             eprintln!("-- {name}, {mode:?}");
             let mut client = Connection::attach(&server, name, mode);
             odd_requests(&mut client, 4096);
@@ -138,7 +138,7 @@ fn t11_one_byte_at_the_very_end() {
     for (server, name) in [(&server, ""), (&files, "a"), (&files, "b")] {
         let mut client = Connection::attach(server, name, Mode::Simple);
         let last = client.export.size - 1;
-        if client.export.block_size.expect("sizes")[0] > 1 {
+        if client.block_sizes()[0] > 1 {
             continue; // the size was rounded to whole blocks (H14)
         }
         client.write(last, &[0x77]);
@@ -156,7 +156,7 @@ fn t11_one_byte_at_the_very_end() {
 #[test]
 fn t12_zero_length_requests_do_not_disconnect() {
     let disks = Disks::of(MIB);
-    disks.each_filled(4096, &MODES, |_, client| {
+    disks.each_filled(4096, &spoken(MODES), |_, client| {
         let kinds = [NBD_CMD_READ, NBD_CMD_WRITE, NBD_CMD_TRIM, NBD_CMD_CACHE, NBD_CMD_WRITE_ZEROES];
         for offset in [0, 512, MIB - 512, MIB, MIB + 512, u64::MAX] {
             for kind in kinds {
@@ -185,7 +185,7 @@ fn t12_zero_length_requests_do_not_disconnect() {
 #[test]
 fn t12_flush_with_offset_and_length_does_not_disconnect() {
     let server = Server::serve(&["mem:1M"]);
-    for mode in MODES {
+    for mode in spoken(MODES) {
         let mut client = Connection::attach(&server, "", mode);
         let reply = client.call(&Request::new(NBD_CMD_FLUSH, 512, 512));
         assert!([0, NBD_EINVAL].contains(&reply.error), "error {}", reply.error);
@@ -225,9 +225,9 @@ fn t38_the_advertised_maximum_is_served() {
         let options = Options::new().export("mem:100M").shards(1).memory(memory);
         let options = options.args(flag.iter().flat_map(|size| ["--max-request", *size]));
         let server = options.start();
-        for mode in MODES {
+        for mode in spoken(MODES) {
             let mut client = Connection::attach(&server, "", mode);
-            assert_eq!(u64::from(client.export.block_size.expect("sizes")[2]), maximum, "{memory}, {flag:?}");
+            assert_eq!(u64::from(client.block_sizes()[2]), maximum, "{memory}, {flag:?}");
             let data = long_pattern(mode as u64, maximum as usize);
             client.write(512, &data);
             assert_same(&client.read(512, maximum as usize), &data, "as long as it may be");
@@ -322,11 +322,11 @@ fn t32_the_longest_request_gets_its_turn_beside_steady_ones() {
 fn t38_oversize_read_is_an_error() {
     let server = Server::serve(&["null=null:16G", "mem=mem:16G"]);
     for name in ["null", "mem"] {
-        for mode in MODES {
+        for mode in spoken(MODES) {
             let mut client = Connection::attach(&server, name, mode);
             client.expect_alive();
             let before = server.resident();
-            let maximum = u64::from(client.export.block_size.expect("sizes")[2]);
+            let maximum = u64::from(client.block_sizes()[2]);
             for length in [maximum + 512, 2 * maximum, GIB, 0xffff_fe00, 0xffff_ffff] {
                 if mode == Mode::Simple {
                     client.send_request(&Request::read(0, length).cookie(3));
@@ -353,9 +353,9 @@ fn t38_oversize_read_is_an_error() {
 #[test]
 fn t38_oversize_write_is_consumed_or_dropped() {
     let server = Server::serve(&["mem:80M"]);
-    for mode in MODES {
+    for mode in spoken(MODES) {
         let mut client = Connection::attach(&server, "", mode);
-        let maximum = client.export.block_size.expect("sizes")[2] as usize;
+        let maximum = client.block_sizes()[2] as usize;
         let before = server.resident();
         let request = Request::write(0, vec![0x55; maximum + 512]);
         if client.try_send(&request.encode(mode)).is_err() || client.closes_before_a_byte() {
@@ -378,7 +378,7 @@ fn t38_huge_write_header_is_not_allocated() {
     Connection::attach(&server, "", Mode::Simple).expect_alive();
     let before = server.resident();
     let mut clients = Vec::new();
-    for mode in MODES {
+    for mode in spoken(MODES) {
         for length in [0x4000_0000, 0xffff_fe00, 0xffff_ffff] {
             let mut client = Connection::attach(&server, "", mode);
             let request = Request { length, ..Request::write(0, vec![1; 4096]) };
@@ -424,7 +424,7 @@ fn t40_all_that_cache_names_comes_into_the_page_cache() {
 #[test]
 fn t40_cache_takes_no_flag_but_fua() {
     let disks = Disks::of(MIB);
-    disks.each_filled(65536, &MODES, |_, client| {
+    disks.each_filled(65536, &spoken(MODES), |_, client| {
         let offered = client.export.has(NBD_FLAG_SEND_CACHE);
         for (offset, length) in [(0, 4096), (0, MIB), (4096, 65536), (MIB - 512, 512)] {
             let reply = client.call(&Request::cache(offset, length));

@@ -6,7 +6,7 @@ use rustix::process::Signal;
 
 use crate::common::assert_same;
 use crate::support::image::{Image, pattern};
-use crate::support::raw::{Connection, MODES, Mode, Request};
+use crate::support::raw::{Connection, MODES, Mode, Request, spoken};
 use crate::support::server::{Options, Server};
 use crate::support::wait_until;
 use crate::support::wire::*;
@@ -15,7 +15,7 @@ use crate::support::wire::*;
 fn t33_disconnect_finishes_what_is_outstanding() {
     let image = Image::sparse(4 * MIB);
     let server = Server::serve(&[format!("fault:delay.write=150ms:file:{}", image.path.display())]);
-    for (seed, mode) in MODES.into_iter().enumerate() {
+    for (seed, mode) in spoken(MODES).into_iter().enumerate() {
         let mut client = Connection::attach(&server, "", mode);
         let mut in_flight: Vec<Request> = (0..32u64)
             .map(|index| {
@@ -38,7 +38,7 @@ fn t33_disconnect_finishes_what_is_outstanding() {
 #[test]
 fn t33_disconnect_alone_closes() {
     let server = Server::serve(&["mem:1M"]);
-    for mode in MODES {
+    for mode in spoken(MODES) {
         let mut client = Connection::attach(&server, "", mode);
         client.disconnect();
         let mut client = Connection::attach(&server, "", mode);
@@ -70,7 +70,7 @@ fn t33_half_closed_client_gets_its_replies() {
 fn t33_half_closed_client_gets_the_reply_to_a_long_request() {
     let image = Image::sparse(3 * GIB);
     let server = Server::serve(&[&format!("file:{}", image.path.display())]);
-    for mode in MODES {
+    for mode in spoken(MODES) {
         let mut client = Connection::attach(&server, "", mode);
         let mut in_flight: Vec<Request> = (0..4).map(|i| Request::trim(0, 3 * GIB).cookie(i)).collect();
         in_flight.iter().for_each(|request| client.send(&request.encode(mode)));
@@ -142,7 +142,7 @@ fn shutdown_under_load(mode: Mode) {
 /// By default: what has begun is finished, the rest gets no answer, so that a client that reconnects sends it again.
 #[test]
 fn t34_what_did_not_begin_gets_no_answer() {
-    for mode in MODES {
+    for mode in spoken(MODES) {
         let image = Image::random(2 * MIB, 5);
         let mut server = slow_first_page(&image, "close");
         let mut client = Connection::attach(&server, "", mode);
@@ -295,7 +295,7 @@ fn t42_export_that_goes_away_is_told_as_shutdown() {
     keeper.send_request(&slow);
     keeper.send_request(&marker);
     assert_eq!(keeper.next_reply(&mut vec![slow.clone(), marker]).0.cookie, 2);
-    for mode in MODES {
+    for mode in spoken(MODES) {
         let mut client = Connection::attach(&server, "x", mode);
         if mode == Mode::Simple {
             server.signal(Signal::TERM);

@@ -5,14 +5,14 @@ use rustix::fs::{SeekFrom, seek};
 use crate::common::Disks;
 use crate::requests::Dice;
 use crate::support::image::{Image, pattern};
-use crate::support::raw::{CHUNKED, Connection, MODES, Mode, Request};
+use crate::support::raw::{CHUNKED, Connection, MODES, Mode, Request, spoken};
 use crate::support::server::Server;
 use crate::support::wire::*;
 
 #[test]
 fn t24_block_status_without_a_context() {
     let server = Server::serve(&["mem:1M"]);
-    for mode in MODES {
+    for mode in spoken(MODES) {
         for select in [false, true] {
             let mut client = Connection::haggling(&server);
             client.choose(mode);
@@ -73,10 +73,10 @@ fn t25_extents_tell_the_allocation() {
     let server = Server::serve(&[format!("file=file:{path}"), format!("direct=file:{path}?direct=true")]);
     let map = data_map(&image, SIZE);
     for name in ["file", "direct"] {
-        for mode in CHUNKED {
+        for mode in spoken(CHUNKED) {
             let mut client = Connection::attach(&server, name, mode);
             let mut dice = Dice(71);
-            let minimum = u64::from(client.export.block_size.expect("sizes")[0]);
+            let minimum = u64::from(client.block_sizes()[0]);
             let mut ranges = vec![
                 (0, SIZE),
                 (0, minimum),
@@ -117,7 +117,7 @@ fn t25_extents_tell_the_allocation() {
 #[test]
 fn t25_extents_always_lead_to_the_end() {
     let disks = Disks::of(4 * MIB);
-    disks.each(&CHUNKED, |_, client| {
+    disks.each(&spoken(CHUNKED), |_, client| {
         client.write(MIB, &pattern(1, 0, 65536));
         client.succeed(&Request::trim(MIB + 16384, 16384));
         let mut at = 0;
@@ -137,7 +137,7 @@ fn t25_extents_always_lead_to_the_end() {
 #[test]
 fn t25_zero_means_zero() {
     let disks = Disks::of(4 * MIB);
-    disks.each(&CHUNKED, |_, client| {
+    disks.each(&spoken(CHUNKED), |_, client| {
         client.write(0, &pattern(1, 0, 2 << 20));
         client.succeed(&Request::zeroes(65536, 131_072));
         client.succeed(&Request::zeroes(MIB, 65536).flags(NBD_CMD_FLAG_NO_HOLE));
@@ -164,7 +164,7 @@ fn t25_many_extents() {
     let image = striped(SIZE, 4096);
     let map = data_map(&image, SIZE);
     let server = Server::serve(&[format!("file:{}", image.path.display())]);
-    for mode in CHUNKED {
+    for mode in spoken(CHUNKED) {
         let mut client = Connection::attach(&server, "", mode);
         let mut told = Vec::new();
         let mut at = 0;
@@ -199,7 +199,7 @@ fn t25_status_follows_writes_and_trims() {
     let image = Image::sparse(4 * MIB);
     let server = Server::serve(&[format!("file:{}", image.path.display())]);
     let hole = NBD_STATE_HOLE | NBD_STATE_ZERO;
-    for mode in CHUNKED {
+    for mode in spoken(CHUNKED) {
         let mut client = Connection::attach(&server, "", mode);
         client.write(MIB, &pattern(1, 0, 65536));
         let extents = client.extents(&Request::status(0, 4 * MIB));
@@ -214,7 +214,7 @@ fn t26_req_one() {
     const SIZE: u64 = 4 << 20;
     let image = striped(SIZE, 65536);
     let server = Server::serve(&[format!("file:{}", image.path.display())]);
-    for mode in CHUNKED {
+    for mode in spoken(CHUNKED) {
         let mut client = Connection::attach(&server, "", mode);
         for (offset, length) in
             [(0, SIZE), (0, 512), (0, 65536), (4096, 4096), (SIZE - 512, 512), (65536, SIZE - 65536)]
@@ -226,7 +226,7 @@ fn t26_req_one() {
         }
     }
     let disks = Disks::of(MIB);
-    disks.each_filled(65536, &CHUNKED, |_, client| {
+    disks.each_filled(65536, &spoken(CHUNKED), |_, client| {
         for (offset, length) in [(0, MIB), (0, 4096), (61_440, 8192), (MIB - 4096, 4096)] {
             client.extents(&Request::status(offset, length).flags(NBD_CMD_FLAG_REQ_ONE));
         }

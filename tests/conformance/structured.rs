@@ -5,7 +5,7 @@ use crate::common::{Disks, assert_same};
 use crate::requests::Dice;
 use crate::support::check;
 use crate::support::image::{Image, pattern};
-use crate::support::raw::{CHUNKED, Connection, MODES, Mode, Request};
+use crate::support::raw::{CHUNKED, Connection, MODES, Mode, Request, spoken};
 use crate::support::server::Server;
 use crate::support::wire::*;
 
@@ -46,7 +46,7 @@ fn t17_failed_simple_read_has_no_payload() {
 #[test]
 fn t18_structured_read_errors_are_chunks() {
     let server = Server::serve(&["mem:1M"]);
-    for mode in CHUNKED {
+    for mode in spoken(CHUNKED) {
         let mut client = Connection::attach(&server, "", mode);
         // `call` refuses a simple reply to a READ.
         for request in [
@@ -92,9 +92,9 @@ fn t19_reads_of_data_and_holes() {
     let path = image.path.display();
     let server = Server::serve(&[format!("file=file:{path}"), format!("direct=file:{path}?direct=true")]);
     for name in ["file", "direct"] {
-        for mode in MODES {
+        for mode in spoken(MODES) {
             let mut client = Connection::attach(&server, name, mode);
-            let minimum = u64::from(client.export.block_size.expect("sizes")[0]);
+            let minimum = u64::from(client.block_sizes()[0]);
             let mut dice = Dice(32);
             for round in 0..200 {
                 let offset = dice.below(SIZE / minimum) * minimum;
@@ -113,7 +113,7 @@ fn t19_holes_travel_as_holes() {
     let image = Image::sparse(16 * MIB);
     image.write(4 * MIB, &pattern(1, 0, 1 << 20));
     let server = Server::serve(&[format!("file:{}", image.path.display())]);
-    for mode in CHUNKED {
+    for mode in spoken(CHUNKED) {
         let mut client = Connection::attach(&server, "", mode);
         let reply = client.succeed(&Request::read(0, 16 * MIB));
         let bytes: usize = reply.chunks.iter().map(|chunk| chunk.payload.len()).sum();
@@ -125,7 +125,7 @@ fn t19_holes_travel_as_holes() {
 #[test]
 fn t19_reads_after_writes_and_trims_on_every_disk() {
     let disks = Disks::of(4 * MIB);
-    disks.each_filled(1 << 20, &MODES, |_, client| {
+    disks.each_filled(1 << 20, &spoken(MODES), |_, client| {
         client.succeed(&Request::zeroes(65536, 65536));
         let mut model = pattern(1, 0, 1 << 20);
         model[65536..131_072].fill(0);
@@ -144,7 +144,7 @@ fn t20_df_gives_one_content_chunk() {
     let path = image.path.display();
     let server = Server::serve(&[format!("file=file:{path}"), format!("direct=file:{path}?direct=true")]);
     for name in ["file", "direct"] {
-        for mode in CHUNKED {
+        for mode in spoken(CHUNKED) {
             let mut client = Connection::attach(&server, name, mode);
             assert!(client.export.has(NBD_FLAG_SEND_DF), "DF is offered in {mode:?}");
             for offset in (0..SIZE).step_by(65536) {
@@ -188,7 +188,7 @@ fn t21_error_in_the_middle_of_a_read() {
         format!("after=fault:error.read=EIO@100%,after=65536:file:{path}"),
     ]);
     for name in ["range", "after"] {
-        for mode in MODES {
+        for mode in spoken(MODES) {
             let mut client = Connection::attach(&server, name, mode);
             for (offset, length) in [(0, MIB), (4096, 256 << 10), (0, 2 * MIB), (65536, 131_072)] {
                 for flags in if mode == Mode::Simple { &[0][..] } else { &[0, NBD_CMD_FLAG_DF] } {
@@ -214,7 +214,7 @@ fn t21_error_in_the_middle_of_a_read() {
 fn t22_error_chunks_are_well_formed() {
     let image = Image::random(MIB, 8);
     let server = with_bad_range(&image);
-    for mode in CHUNKED {
+    for mode in spoken(CHUNKED) {
         let mut client = Connection::attach(&server, "", mode);
         let failing = [
             (Request::read(65536, 4096), NBD_EIO),
@@ -248,7 +248,7 @@ fn t23_content_precedes_the_error_that_covers_it() {
         "error.read=EIO@30%,seed=5",
     ] {
         let server = Server::serve(&[format!("fault:{fault}:file:{path}")]);
-        for mode in CHUNKED {
+        for mode in spoken(CHUNKED) {
             let mut client = Connection::attach(&server, "", mode);
             let mut in_flight: Vec<Request> =
                 (0..32u64).map(|index| Request::read(index * 65536, 1 << 20).cookie(index)).collect();

@@ -8,7 +8,7 @@ use rustix::fs::{SeekFrom, seek};
 use crate::common::{Disk, Disks, Medium, assert_same, assert_zero};
 use crate::requests::Dice;
 use crate::support::image::pattern;
-use crate::support::raw::{CHUNKED, Connection, MODES, Mode, Request};
+use crate::support::raw::{CHUNKED, Connection, MODES, Mode, Request, spoken};
 use crate::support::wire::*;
 
 /// 65 MiB, 1 GiB and 4 GiB - 512, all longer than any payload.
@@ -125,7 +125,7 @@ fn t13_every_byte_of_65_mib_reads_zero() {
 #[test]
 fn t13_trim_beyond_max_payload() {
     let disks = Disks::of(6 * GIB);
-    disks.each(&MODES, |_, client| {
+    disks.each(&spoken(MODES), |_, client| {
         let mut lengths = LONG.to_vec();
         if client.mode == Mode::Extended {
             lengths.push(5 * GIB + 512);
@@ -151,8 +151,8 @@ fn t14_write_zeroes_reads_zero() {
     let disks = Disks::of(4 * MIB);
     let length = 256 << 10;
     let before = pattern(2, 0, length);
-    disks.each(&MODES, |_, client| {
-        let minimum = u64::from(client.export.block_size.expect("sizes")[0]);
+    disks.each(&spoken(MODES), |_, client| {
+        let minimum = u64::from(client.block_sizes()[0]);
         let ranges =
             [(0, 65536), (4096, 4096), (65536, 131_072), (512, 512), (1, 1), (4095, 4098), (513, 100_000)];
         for (offset, size) in ranges.into_iter().filter(|(a, b)| a % minimum == 0 && b % minimum == 0) {
@@ -189,7 +189,7 @@ fn t14_zeroes_are_behind_the_server_too() {
 #[test]
 fn t14_no_hole_stays_allocated() {
     let disks = Disks::of(4 * MIB);
-    disks.each(&CHUNKED, |disk, client| {
+    disks.each(&spoken(CHUNKED), |disk, client| {
         // Over data, over what was a hole before, and over a trimmed range.
         client.write(0, &pattern(1, 0, 1 << 20));
         client.succeed(&Request::trim(512 << 10, 512 << 10));
@@ -218,9 +218,9 @@ fn t14_no_hole_stays_allocated() {
 #[test]
 fn t15_fast_zero() {
     let disks = Disks::of(4 * MIB);
-    disks.each(&MODES, |disk, client| {
+    disks.each(&spoken(MODES), |disk, client| {
         let offered = client.export.has(NBD_FLAG_SEND_FAST_ZERO);
-        let minimum = u64::from(client.export.block_size.expect("sizes")[0]);
+        let minimum = u64::from(client.block_sizes()[0]);
         const FILLED: usize = 256 << 10;
         let before = pattern(6, 0, FILLED);
         for extra in [0, NBD_CMD_FLAG_NO_HOLE, NBD_CMD_FLAG_FUA, NBD_CMD_FLAG_FUA | NBD_CMD_FLAG_NO_HOLE] {

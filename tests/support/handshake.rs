@@ -1,5 +1,6 @@
 //! The client's half of the newstyle handshake, one option at a time.
 
+use super::peer::Peer;
 use super::raw::{Connection, Mode};
 use super::server::Server;
 use super::wire::*;
@@ -188,6 +189,7 @@ impl Connection {
     /// Negotiates structured replies or extended headers, or nothing for simple replies.
     #[track_caller]
     pub(crate) fn choose(&mut self, mode: Mode) {
+        assert!(Peer::from_env().speaks(mode), "PEER CANNOT: speak {mode:?}");
         match mode {
             Mode::Simple => {}
             Mode::Structured => self.expect_only(NBD_OPT_STRUCTURED_REPLY, b"", NBD_REP_ACK),
@@ -202,6 +204,12 @@ impl Connection {
         let replies = self.ask(NBD_OPT_SET_META_CONTEXT, &meta_data(name.as_bytes(), queries));
         self.export.contexts = contexts(&replies);
         self.export.contexts.clone()
+    }
+
+    /// Minimum, preferred and maximum, which this server always tells.
+    #[track_caller]
+    pub(crate) fn block_sizes(&self) -> [u32; 3] {
+        self.export.block_size.expect("PEER CANNOT: tell its block sizes")
     }
 
     /// A connection in transmission on `name`, with `base:allocation` selected where the mode allows it.
@@ -235,7 +243,7 @@ impl Connection {
     #[track_caller]
     fn negotiate(&mut self, name: &str, mode: Mode) {
         self.choose(mode);
-        if mode != Mode::Simple {
+        if mode != Mode::Simple && Peer::from_env().has_contexts() {
             self.select(name, &[b"base:allocation"]);
         }
         self.go(name);

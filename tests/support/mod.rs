@@ -1,7 +1,7 @@
 //! What the integration tests share: the server under test as a process, a raw NBD client, images and devices.
 //!
 //! Nothing here uses the crate under test: a mistake in its encoders cannot hide in its own tests. Set
-//! `RINGNBD_TEST_PEER=qemu-nbd` (or `nbdkit`) to run the same tests against another server,
+//! `RINGNBD_TEST_PEER=qemu-nbd` (or `nbdkit`, `nbd-server`) to run the same tests against another server,
 //! which shows that a test can fail.
 #![allow(dead_code, reason = "each test crate uses its own part of the harness")]
 

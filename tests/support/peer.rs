@@ -1,7 +1,9 @@
 //! Which server the tests run against: ours, or another one to see which tests that one fails.
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 
+use super::raw::Mode;
 use super::server::Options;
 
 /// A server implementation, chosen by `RINGNBD_TEST_PEER`.
@@ -10,6 +12,7 @@ pub(crate) enum Peer {
     Ringnbd,
     QemuNbd,
     Nbdkit,
+    NbdServer,
 }
 
 /// An EXPORT argument taken apart: name, path or `None` for memory, size, direct, read-only.
@@ -45,8 +48,18 @@ impl Peer {
             Err(_) | Ok("" | "ringnbd") => Self::Ringnbd,
             Ok("qemu-nbd") => Self::QemuNbd,
             Ok("nbdkit") => Self::Nbdkit,
-            Ok(other) => panic!("RINGNBD_TEST_PEER={other}: want ringnbd, qemu-nbd or nbdkit"),
+            Ok("nbd-server") => Self::NbdServer,
+            Ok(other) => panic!("RINGNBD_TEST_PEER={other}: want ringnbd, qemu-nbd, nbdkit or nbd-server"),
         }
+    }
+
+    pub(crate) fn speaks(self, mode: Mode) -> bool {
+        mode != Mode::Extended || matches!(self, Self::Ringnbd | Self::QemuNbd)
+    }
+
+    /// Whether there is `base:allocation`.
+    pub(crate) fn has_contexts(self) -> bool {
+        self != Self::NbdServer
     }
 
     /// The command that serves `options` with its socket at `DIR/nbd.sock` and its pidfile at `DIR/pid`.
@@ -57,11 +70,15 @@ impl Peer {
             Self::Ringnbd => ringnbd(options, socket, pidfile),
             Self::QemuNbd => qemu_nbd(options, socket, pidfile, dir),
             Self::Nbdkit => nbdkit(options, socket, pidfile),
+            Self::NbdServer => nbd_server(options, socket, dir),
         }
     }
 
-    /// The pidfile says so; for qemu-nbd, which writes it early, the socket must be there too.
+    /// The pidfile says so; for qemu-nbd, which writes it early, the socket must be there too. nbd-server writes none in the foreground.
     pub(crate) fn is_ready(self, dir: &Path, unix: bool) -> bool {
+        if self == Self::NbdServer {
+            return UnixStream::connect(dir.join("nbd.sock")).is_ok();
+        }
         let pidfile = std::fs::read(dir.join("pid")).is_ok_and(|bytes| !bytes.is_empty());
         pidfile && (!unix || dir.join("nbd.sock").exists())
     }
@@ -107,16 +124,17 @@ fn qemu_nbd(options: &Options, socket: String, pidfile: String, dir: &Path) -> V
     if export.readonly || options.read_only {
         line.push("--read-only".into());
     }
-    match export.memory {
-        None => line.push(export.file.to_owned()),
-        Some(size) => {
-            let image = dir.join("memory.img");
-            let made = std::process::Command::new("truncate").arg("-s").arg(size).arg(&image).status();
-            assert!(made.is_ok_and(|status| status.success()), "truncate -s {size}");
-            line.push(image.display().to_string());
-        }
-    }
+    line.push(file_of(&export, dir));
     line
+}
+
+/// Memory is a file for servers that have none.
+fn file_of(export: &Export<'_>, dir: &Path) -> String {
+    let Some(size) = export.memory else { return export.file.to_owned() };
+    let image = dir.join("memory.img");
+    let made = std::process::Command::new("truncate").arg("-s").arg(size).arg(&image).status();
+    assert!(made.is_ok_and(|status| status.success()), "truncate -s {size}");
+    image.display().to_string()
 }
 
 fn nbdkit(options: &Options, socket: String, pidfile: String) -> Vec<String> {
@@ -131,4 +149,25 @@ fn nbdkit(options: &Options, socket: String, pidfile: String) -> Vec<String> {
         Some(size) => line.extend(["memory".into(), size.to_owned()]),
     }
     line
+}
+
+/// It has a configuration file only, and always listens on TCP too.
+fn nbd_server(options: &Options, socket: String, dir: &Path) -> Vec<String> {
+    let export = only_export(options);
+    assert!(!export.name.is_empty(), "PEER CANNOT: have a default export");
+    assert!(!export.direct, "PEER CANNOT: read and write directly");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut text =
+        format!("[generic]\nunixsock = {socket}\nlistenaddr = 127.0.0.1\nport = {port}\nallowlist = true\n");
+    text += &format!(
+        "[{}]\nexportname = {}\nflush = true\nfua = true\ntrim = true\n",
+        export.name,
+        file_of(&export, dir)
+    );
+    if export.readonly || options.read_only {
+        text += "readonly = true\n";
+    }
+    let config = dir.join("config");
+    std::fs::write(&config, text).expect("write a configuration");
+    vec!["nbd-server".into(), "-C".into(), config.display().to_string(), "-n".into()]
 }

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use super::PATIENCE;
+use super::peer::Peer;
 use super::server::Server;
 use super::wire::*;
 
@@ -19,6 +20,14 @@ pub(crate) enum Mode {
 
 pub(crate) const MODES: [Mode; 3] = [Mode::Simple, Mode::Structured, Mode::Extended];
 pub(crate) const CHUNKED: [Mode; 2] = [Mode::Structured, Mode::Extended];
+
+/// Those of `modes` that the server under test has: all, if it is ours.
+#[track_caller]
+pub(crate) fn spoken<const N: usize>(modes: [Mode; N]) -> Vec<Mode> {
+    let spoken: Vec<Mode> = modes.into_iter().filter(|&mode| Peer::from_env().speaks(mode)).collect();
+    assert!(!spoken.is_empty(), "PEER CANNOT: speak any of {modes:?}");
+    spoken
+}
 
 /// A request before it is encoded. `length` is what the header claims; `payload` is what follows it.
 #[derive(Clone, Debug)]
