@@ -1,7 +1,8 @@
 //! Run as `qemu-nbd`: the part of its command line that serves, connects and lists, for scripts that call it.
 //!
-//! A call becomes one of `ringnbd serve`, `attach` or `detach`, or a list in QEMU's words. What ringnbd has not, such as formats
-//! with a meaning of their own, is refused with a sentence; nothing is silently done in another way.
+//! A call becomes one of `ringnbd serve`, `attach` or `detach`, or a list in QEMU's words. What ringnbd has
+//! not, such as formats with a meaning of their own, is refused with a sentence; nothing is silently done in
+//! another way.
 
 mod arguments;
 mod listing;
