@@ -101,6 +101,11 @@ pub(super) fn passed_names(selected: &[ContextId]) -> Vec<Arc<str>> {
         .collect()
 }
 
+/// What is told of a range of which nothing is known.
+pub(super) fn all_data(range: ByteRange) -> Vec<Extent> {
+    vec![Extent { length: range.length(), hole: false, zero: false }]
+}
+
 /// What extents of `base:allocation`, which were asked for `asked`, tell of a part of that. All is data where
 /// they tell nothing: a remote may tell of less than a block, in front of the part.
 pub(super) fn allocation_within(
@@ -112,7 +117,7 @@ pub(super) fn allocation_within(
     let told = told.iter().map(|told| extent(told.length, told.number)).collect();
     let inside = within(&tidied(told, asked, limit), asked.offset(), range);
     match inside.is_empty() {
-        true => vec![Extent { length: range.length(), hole: false, zero: false }],
+        true => all_data(range),
         false => inside,
     }
 }

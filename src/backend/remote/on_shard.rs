@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::Poll;
 
 use super::connection::RECEIVE;
-use super::contexts::{StatusOf, allocation_within, numbers_within};
+use super::contexts::{StatusOf, all_data, allocation_within, numbers_within};
 use super::shared::RemoteOnShard;
 use super::state::{AskedStatus, RemoteEnded, RemoteMemory, RemoteState};
 use super::store::RemoteStore;
@@ -177,7 +177,7 @@ impl Remote {
         let knows =
             self.shared.state.borrow().links.first().is_none_or(|link| link.contexts.allocation.is_some());
         if !knows {
-            return Ok(vec![Extent { length: range.length(), hole: false, zero: false }]);
+            return Ok(all_data(range));
         }
         let (told, asked) =
             self.ask_status(range, AskedStatus { of: StatusOf::Allocation, most: limit }).await?;

@@ -42,6 +42,13 @@ impl Default for TierLimits {
     }
 }
 
+impl TierLimits {
+    /// When a read fails that begins now.
+    pub(in crate::store) fn deadline(&self, now: Instant) -> ReadDeadline {
+        ReadDeadline { silent: now + self.wait, refused: now + self.refused_wait.max(self.wait) }
+    }
+}
+
 /// What was done so far.
 #[derive(Debug, Default)]
 pub(crate) struct TierCounts {
@@ -140,8 +147,7 @@ impl TierFetching {
 
     /// When a read fails that begins now.
     pub(super) fn deadline(&self) -> ReadDeadline {
-        let (now, limits) = (self.clock.now(), self.limits());
-        ReadDeadline { silent: now + limits.wait, refused: now + limits.refused_wait.max(limits.wait) }
+        self.limits().deadline(self.clock.now())
     }
 
     /// Until when a read with this deadline waits, as far as is known now.

@@ -39,7 +39,7 @@ mod tier_sources;
 
 pub(crate) use fetching::TierLimits;
 #[cfg(test)]
-pub(in crate::store) use outage::{FetchAttempts, ReadDeadline, TierOutage};
+pub(in crate::store) use outage::{FetchAttempts, TierOutage};
 pub(crate) use partial::PartialPack;
 pub(crate) use placed::{PlacedFile, PlacedPack};
 pub(in crate::store) use present::present_ranges;

@@ -196,6 +196,13 @@ impl TierHost {
         Self { _house: house, path, store }
     }
 
+    /// One with an image that is a clone.
+    fn with_clone(tier: &Arc<FakeTier>, limits: TierLimits, image: &str, of: &ForeignSnapshot) -> Self {
+        let mut host = Self::new(tier, limits);
+        host.store.clone_foreign(&name(image), of).unwrap();
+        host
+    }
+
     /// The same host after a restart.
     fn again(self, tier: &Arc<FakeTier>, limits: TierLimits) -> Self {
         let Self { _house, path, store } = self;
@@ -236,8 +243,7 @@ fn first(tier: &Arc<FakeTier>) -> (TierHost, ForeignSnapshot) {
 fn another_host_reads_what_one_has_written_and_fetches_it_once() {
     let tier = Arc::new(FakeTier::default());
     let (one, snapshot) = first(&tier);
-    let mut other = TierHost::new(&tier, quick());
-    other.store.clone_foreign(&name("vm2"), &snapshot).unwrap();
+    let other = TierHost::with_clone(&tier, quick(), "vm2", &snapshot);
     assert_eq!(tier.gets.load(Ordering::SeqCst), 0, "a clone fetches nothing");
     assert_eq!(other.store.header().incompatible & 8, 8, "earlier programs refuse it");
     assert_eq!(read(&other.store, "vm2"), read(&one.store, "vm@1"));
@@ -269,8 +275,7 @@ fn what_a_clone_writes_goes_on_to_a_third_host_and_back() {
     expected[100 * 4096..100 * 4096 + (1 << 20)].copy_from_slice(&noise(2, 1 << 20));
     assert!(read(&other.store, "vm2@2") == expected);
     let changed = other.push(&tier, "vm2@2");
-    let mut third = TierHost::new(&tier, quick());
-    third.store.clone_foreign(&name("vm3"), &changed).unwrap();
+    let third = TierHost::with_clone(&tier, quick(), "vm3", &changed);
     assert!(read(&third.store, "vm3") == expected);
     one.store.clone_foreign(&name("back"), &changed).unwrap();
     assert!(read(&one.store, "back") == expected);
@@ -306,8 +311,7 @@ fn chunks_without_hints_are_looked_for() {
 fn a_tier_that_fails_half_answers_or_lies_costs_attempts_and_no_bytes() {
     let tier = Arc::new(FakeTier::default());
     let (one, snapshot) = first(&tier);
-    let mut other = TierHost::new(&tier, TierLimits::default());
-    other.store.clone_foreign(&name("vm2"), &snapshot).unwrap();
+    let other = TierHost::with_clone(&tier, TierLimits::default(), "vm2", &snapshot);
     for (what, times) in [(&tier.fails, 2), (&tier.cut, 1), (&tier.wrong, 3)] {
         what.store(times, Ordering::SeqCst);
     }
@@ -322,8 +326,7 @@ fn a_tier_that_fails_half_answers_or_lies_costs_attempts_and_no_bytes() {
 fn wrong_bytes_are_never_given_out() {
     let tier = Arc::new(FakeTier::default());
     let (one, snapshot) = first(&tier);
-    let mut other = TierHost::new(&tier, quick());
-    other.store.clone_foreign(&name("vm2"), &snapshot).unwrap();
+    let other = TierHost::with_clone(&tier, quick(), "vm2", &snapshot);
     let expected = read(&one.store, "vm@1");
     assert!(read(&other.store, "vm2") == expected);
     // Each byte that is here becomes another one: what does not fit is fetched again.
@@ -338,8 +341,7 @@ fn wrong_bytes_are_never_given_out() {
     assert!(read(&other.store, "vm2") == expected);
     assert!(tier.gets.load(Ordering::SeqCst) > before);
     // A tier that always lies.
-    let mut third = TierHost::new(&tier, quick());
-    third.store.clone_foreign(&name("vm3"), &snapshot).unwrap();
+    let third = TierHost::with_clone(&tier, quick(), "vm3", &snapshot);
     tier.wrong.store(u64::MAX, Ordering::SeqCst);
     assert!(try_read(&third.store, "vm3").is_err());
     tier.wrong.store(0, Ordering::SeqCst);
@@ -350,8 +352,7 @@ fn wrong_bytes_are_never_given_out() {
 fn a_tier_that_is_gone_is_waited_for_up_to_the_limit_and_read_again_when_it_is_back() {
     let tier = Arc::new(FakeTier::default());
     let (one, snapshot) = first(&tier);
-    let mut other = TierHost::new(&tier, quick());
-    other.store.clone_foreign(&name("vm2"), &snapshot).unwrap();
+    let other = TierHost::with_clone(&tier, quick(), "vm2", &snapshot);
     tier.fails.store(u64::MAX, Ordering::SeqCst);
     let failed = try_read(&other.store, "vm2").unwrap_err().to_string();
     assert!(failed.contains("cannot be reached: 503"), "{failed}");
@@ -379,8 +380,7 @@ fn an_hour_without_an_answer_costs_reads_their_limit_and_then_they_go_on() {
     let tier = Arc::new(FakeTier::default());
     let (one, snapshot) = first(&tier);
     let limits = TierLimits::default();
-    let mut other = TierHost::new(&tier, limits);
-    other.store.clone_foreign(&name("vm2"), &snapshot).unwrap();
+    let other = TierHost::with_clone(&tier, limits, "vm2", &snapshot);
     let packs = other.store.foreign_packs();
     let clock = || packs.clock();
     clock().skip();
@@ -403,8 +403,7 @@ fn an_hour_without_an_answer_costs_reads_their_limit_and_then_they_go_on() {
     tier.fails.store(0, Ordering::SeqCst);
     assert!(read(&other.store, "vm2") == read(&one.store, "vm@1"));
     // What is missed for less than the limit is waited for again.
-    let mut third = TierHost::new(&tier, limits);
-    third.store.clone_foreign(&name("vm3"), &snapshot).unwrap();
+    let third = TierHost::with_clone(&tier, limits, "vm3", &snapshot);
     third.store.foreign_packs().clock().skip();
     tier.fails.store(first.1 - 1, Ordering::SeqCst);
     assert!(read(&third.store, "vm3") == read(&one.store, "vm@1"));
@@ -416,8 +415,7 @@ fn a_tier_that_asks_for_less_is_waited_for_longer_than_a_silent_one() {
     let tier = Arc::new(FakeTier::default());
     let (one, snapshot) = first(&tier);
     let limits = TierLimits::default();
-    let mut other = TierHost::new(&tier, limits);
-    other.store.clone_foreign(&name("vm2"), &snapshot).unwrap();
+    let other = TierHost::with_clone(&tier, limits, "vm2", &snapshot);
     let packs = other.store.foreign_packs();
     packs.clock().skip();
     let begun = packs.clock().now();
@@ -427,8 +425,7 @@ fn a_tier_that_asks_for_less_is_waited_for_longer_than_a_silent_one() {
     assert!((2 * limits.wait..limits.refused_wait).contains(&waited), "{waited:?}");
     assert_eq!((packs.figures().failed, packs.figures().gave_up), (60, 0));
     // Not for ever.
-    let mut third = TierHost::new(&tier, limits);
-    third.store.clone_foreign(&name("vm3"), &snapshot).unwrap();
+    let third = TierHost::with_clone(&tier, limits, "vm3", &snapshot);
     let packs = third.store.foreign_packs();
     packs.clock().skip();
     let begun = packs.clock().now();
@@ -447,8 +444,7 @@ fn a_tier_that_asks_for_less_is_waited_for_longer_than_a_silent_one() {
 fn concurrent_readers_make_one_request() {
     let tier = Arc::new(FakeTier::default());
     let (_one, snapshot) = first(&tier);
-    let mut other = TierHost::new(&tier, TierLimits::default());
-    other.store.clone_foreign(&name("vm2"), &snapshot).unwrap();
+    let other = TierHost::with_clone(&tier, TierLimits::default(), "vm2", &snapshot);
     let number = other.store.foreign_packs().numbers()[0];
     let pack = other.store.pack_place().unwrap().open(number, SPACE).unwrap();
     let before = tier.asked.load(Ordering::SeqCst);
@@ -473,8 +469,7 @@ fn caches_stay_below_the_cap() {
     let tier = Arc::new(FakeTier::default());
     let (one, snapshot) = first(&tier);
     let limits = TierLimits { cache_bytes: 1 << 20, ..quick() };
-    let mut other = TierHost::new(&tier, limits);
-    other.store.clone_foreign(&name("vm2"), &snapshot).unwrap();
+    let other = TierHost::with_clone(&tier, limits, "vm2", &snapshot);
     for _ in 0..2 {
         assert!(read(&other.store, "vm2") == read(&one.store, "vm@1"));
     }
@@ -493,8 +488,7 @@ fn caches_stay_below_the_cap() {
 fn what_is_here_is_near_until_it_is_given_back() {
     let tier = Arc::new(FakeTier::default());
     let (_one, snapshot) = first(&tier);
-    let mut other = TierHost::new(&tier, quick());
-    other.store.clone_foreign(&name("vm2"), &snapshot).unwrap();
+    let other = TierHost::with_clone(&tier, quick(), "vm2", &snapshot);
     let root = other.store.shape(&node("vm2")).unwrap().contents.unwrap().root;
     let shelf = || other.store.pack_place().unwrap().shelf(root.space);
     let chunk = |shelf: &PackShelf, number| {
@@ -525,8 +519,7 @@ fn what_is_here_is_near_until_it_is_given_back() {
 fn a_collection_gives_up_what_nobody_reads() {
     let tier = Arc::new(FakeTier::default());
     let (one, snapshot) = first(&tier);
-    let mut other = TierHost::new(&tier, quick());
-    other.store.clone_foreign(&name("vm2"), &snapshot).unwrap();
+    let mut other = TierHost::with_clone(&tier, quick(), "vm2", &snapshot);
     write(&mut other.store, "vm2", 0, &noise(7, 1 << 20));
     other.store.checkpoint(&node("vm2@2"), &mut |_| Ok(())).unwrap();
     let expected = read(&other.store, "vm2@2");

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::bucket::FleetObjects;
 use crate::mutex::lock;
-use crate::store::foreign::{FetchAttempts, ReadDeadline, TierLimits, TierOutage};
+use crate::store::foreign::{FetchAttempts, TierLimits, TierOutage};
 use crate::store::pusher::{PushError, PushRemedy, wait_after};
 use crate::tier::keys::PackKey;
 use crate::tier::made_up::{MadeUpTier, OWN_PACKS, PACK_BYTES, name, space};
@@ -112,9 +112,7 @@ pub(super) async fn reads(objects: FleetObjects, guest: Arc<GuestStart>) {
         left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok()
     };
     while !guest.has_failed.load(Ordering::SeqCst) && took_one() {
-        let (now, TierLimits { wait, refused_wait, .. }) = (objects.now(), guest.limits);
-        let deadline = ReadDeadline { silent: now + wait, refused: now + refused_wait };
-        let mut attempts = FetchAttempts::until(Some(deadline));
+        let mut attempts = FetchAttempts::until(Some(guest.limits.deadline(objects.now())));
         while !objects.read_part(&key, guest.part_bytes).await {
             let pause = attempts.after_refusal(&mut lock(&guest.outage), objects.now());
             let Some(pause) = pause else {
