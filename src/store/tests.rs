@@ -371,8 +371,12 @@ proptest! {
 
     /// B1, B2: rollbacks, removals in the middle, other names, sizes and flattening among it.
     #[test]
-    fn what_changed_is_told_and_restored(blocks in 1..300u64, steps in proptest::collection::vec(step(), 1..24)) {
-        let mut life = Life::begin(blocks);
+    fn what_changed_is_told_and_restored(
+        blocks in 1..300u64,
+        has_base in any::<bool>(),
+        steps in proptest::collection::vec(step(), 1..24),
+    ) {
+        let mut life = if has_base { Life::on_base(blocks) } else { Life::begin(blocks) };
         for step in &steps {
             life.take(step);
         }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::catalog::{
     Below, CatalogChange, ChainNode, ImageId, ImageRefusal, ImageRow, LayerId, MergePair, NodeName,
-    RecordHead, SnapshotId, SnapshotKeeps, SnapshotRow, StoreName,
+    RecordAnchor, RecordHead, SnapshotId, SnapshotKeeps, SnapshotRow, StoreName,
 };
 pub(crate) use super::change_walk::OtherChanges;
 use super::change_walk::{ChangeFiles, ChangeWalk};
@@ -52,8 +52,7 @@ impl<M: LayerMaps> OpenStore<M> {
     }
 
     fn trace(&self, point: TraceStart) -> Result<Option<ChangeTrace>, StoreError> {
-        let head = |layer: LayerId| self.records.get(&layer).map(Option::as_ref);
-        Ok(ChangeTrace::of(self.view()?, point, &head))
+        Ok(ChangeTrace::of(self.view()?, point, &self.records))
     }
 
     /// The snapshots of which changes can be told, for whoever opens this image or snapshot.
@@ -227,11 +226,17 @@ impl<M: LayerMaps> OpenStore<M> {
         }
         (record.layer, record.anchor) = (into, anchor);
         let view = self.view()?;
-        record.forget_points(|point| view.snapshot_by_id(point).is_none());
+        record.forget_points(|point| view.snapshot_by_id(point).is_none() && !self.is_anchor(point));
         match record.anchor.is_none() && record.points.is_empty() {
             true => Ok(()),
             false => self.write_record(&record),
         }
+    }
+
+    /// Whether a record goes on at a point within another layer.
+    fn is_anchor(&self, point: SnapshotId) -> bool {
+        let is_it = |anchor| matches!(anchor, RecordAnchor::Point { id, .. } if id == point);
+        self.records.values().flatten().any(|head| head.anchor.is_some_and(is_it))
     }
 
     /// The record of a layer, or what its record would be: all of its map in one part.
@@ -245,12 +250,13 @@ impl<M: LayerMaps> OpenStore<M> {
         Ok(ChangeRecord { layer, anchor: None, points: Vec::new(), set })
     }
 
-    /// A snapshot goes: records that are anchored to it are anchored to the one before it from then on, or to
-    /// one that came after it if there is none.
+    /// A snapshot goes: records that are anchored to it are anchored to the one before it from then on, to
+    /// one that came after it if there is none, or to where it was if none has anything in common with it.
     pub(super) fn fold_changes(&mut self, change: &CatalogChange) -> Result<(), StoreError> {
         for (gone, before) in change.folded() {
+            let anchor = Some(RecordAnchor::Snapshot(gone));
             let is_anchor =
-                |head: &Option<RecordHead>| head.as_ref().and_then(|head| head.anchor) == Some(gone);
+                |head: &Option<RecordHead>| head.as_ref().is_some_and(|head| head.anchor == anchor);
             let anchored: Vec<LayerId> = self
                 .records
                 .iter()
@@ -267,18 +273,58 @@ impl<M: LayerMaps> OpenStore<M> {
                     Some(before) => Some(before.clone()),
                     None => self.related(at, gone.image, layer, stays)?,
                 };
-                if let Some(anchor) = anchor {
-                    self.record(layer, at, &anchor)?;
+                match anchor {
+                    Some(anchor) => self.record(layer, at, &anchor)?,
+                    None => self.count_from_where_it_was(layer, &gone, change)?,
                 }
             }
         }
         Ok(())
     }
 
+    /// A snapshot goes that a record is anchored to, and none has anything in common with it. An image may
+    /// have: it was rolled back to that snapshot. So the record goes on where the snapshot was.
+    fn count_from_where_it_was(
+        &mut self,
+        layer: LayerId,
+        gone: &SnapshotRow,
+        change: &CatalogChange,
+    ) -> Result<(), StoreError> {
+        let bytes = gone.size.min(gone.below.bytes);
+        let anchor = match gone.below.node {
+            ChainNode::Base(id) => RecordAnchor::Base { id, bytes },
+            ChainNode::Layer(stands_on) if change.keeps_layer(stands_on) => {
+                self.keep_point(stands_on, gone)?;
+                RecordAnchor::Point { id: gone.id, bytes }
+            }
+            // Nobody stands there any more.
+            ChainNode::Nothing | ChainNode::Layer(_) => return Ok(()),
+        };
+        let record = ChangeRecord { anchor: Some(anchor), ..self.directory.change_record(layer)? };
+        self.write_record(&record)
+    }
+
+    /// A snapshot becomes a point within the layer that it stands on, above all that this layer has.
+    fn keep_point(&mut self, layer: LayerId, gone: &SnapshotRow) -> Result<(), StoreError> {
+        let mut record = self.parts_of(layer)?;
+        if record.points.iter().any(|(id, _)| *id == gone.id) {
+            return Ok(());
+        }
+        let view = self.view()?;
+        if record.anchor.is_none()
+            && record.points.is_empty()
+            && let Some(row) = view.layer(layer)
+        {
+            record.set.insert(row.below.bytes..extent(view, row.below.node));
+        }
+        record.points.insert(0, (gone.id, ChangedSet::default()));
+        self.write_record(&record)
+    }
+
     /// Writes a record for a layer that has the contents of a point in time, added to the one that it has.
     fn record(&mut self, layer: LayerId, of: TraceStart, anchor: &SnapshotRow) -> Result<(), StoreError> {
         let Some(files) = self.files_between(of, TraceStart::of_snapshot(anchor))? else { return Ok(()) };
-        let (anchor, mut set) = (Some(anchor.id), self.as_set(layer, files)?);
+        let (anchor, mut set) = (Some(RecordAnchor::Snapshot(anchor.id)), self.as_set(layer, files)?);
         let mut points = Vec::new();
         if self.records.contains_key(&layer) {
             let before = self.directory.change_record(layer)?;
@@ -310,7 +356,9 @@ impl<M: LayerMaps> OpenStore<M> {
             // A record with points tells of them, whatever became of its anchor.
             let is_of_use = head.as_ref().is_none_or(|head| {
                 !head.points.is_empty()
-                    || head.anchor.is_none_or(|anchor| view.snapshot_by_id(anchor).is_some())
+                    || head
+                        .anchor
+                        .is_none_or(|anchor| TraceStart::of_anchor(view, &self.records, anchor).is_some())
             });
             view.layer(*layer).is_some() && is_of_use
         };

@@ -15,9 +15,10 @@ use super::database::CatalogError;
 use super::encoding::{StoredRow, decode, encode};
 use super::foreign_rows::ForeignRow;
 use super::header::CatalogHeader;
-use super::id::{LayerId, SnapshotId};
+use super::id::{BaseId, LayerId, SnapshotId};
 use super::name::NodeName;
 use super::packed_rows::{ContentsRow, PackRow};
+use super::records::{RecordAnchor, RecordHead, RecordHeads, holder_of_point};
 use super::refusal::ImageRefusal;
 use super::rows::{BaseRow, Below, ChainNode, ImageRow, LayerRow, SnapshotRow};
 use super::view::{CatalogChange, CatalogView};
@@ -25,18 +26,6 @@ use super::view::{CatalogChange, CatalogView};
 /// Layers beyond which no further snapshots are told for the sake of records. Without them more is said to
 /// have changed than has.
 const ENOUGH_LAYERS: usize = 1024;
-
-/// What is in memory of a layer's record of changes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RecordHead {
-    /// The snapshot that changes are counted from; none: what the layer stands on.
-    pub anchor: Option<SnapshotId>,
-    /// Points in time within the layer, the newest first.
-    pub points: Vec<SnapshotId>,
-}
-
-/// For each layer that has a record of changes, what it begins with; none if the record cannot be read.
-pub type RecordHeads = BTreeMap<LayerId, Option<RecordHead>>;
 
 /// By uuid, as the catalogue stores them, in hexadecimal.
 type RowTexts = BTreeMap<String, String>;
@@ -59,6 +48,34 @@ pub struct CatalogExcerpt {
     /// Points in time within layers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     points: BTreeMap<String, Vec<String>>,
+    /// For each layer whose changes are counted from a snapshot that is gone, where that was.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    gone: BTreeMap<String, GoneText>,
+}
+
+/// Where a snapshot was that is gone: a point within a layer, or the contents of a base.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct GoneText {
+    is_base: bool,
+    id: String,
+    bytes: u64,
+}
+
+impl GoneText {
+    fn of(anchor: RecordAnchor) -> Option<Self> {
+        match anchor {
+            RecordAnchor::Snapshot(_) => None,
+            RecordAnchor::Point { id, bytes } => Some(Self { is_base: false, id: id.to_string(), bytes }),
+            RecordAnchor::Base { id, bytes } => Some(Self { is_base: true, id: id.to_string(), bytes }),
+        }
+    }
+
+    fn anchor(&self, id: Uuid) -> RecordAnchor {
+        match self.is_base {
+            true => RecordAnchor::Base { id: BaseId(id), bytes: self.bytes },
+            false => RecordAnchor::Point { id: SnapshotId(id), bytes: self.bytes },
+        }
+    }
 }
 
 /// Rows that were read again.
@@ -107,8 +124,16 @@ impl ExcerptDraft<'_> {
                     self.nodes.push(row.below.node);
                     let anchor = records.get(&id).and_then(|head| head.as_ref()?.anchor);
                     let anchor = anchor.filter(|_| self.rows.layers.len() <= ENOUGH_LAYERS);
-                    if let Some(anchor) = anchor.and_then(|anchor| self.view.snapshot_by_id(anchor)) {
-                        self.add_snapshot(anchor);
+                    match anchor {
+                        Some(RecordAnchor::Snapshot(id)) => {
+                            self.view.snapshot_by_id(id).into_iter().for_each(|row| self.add_snapshot(row));
+                        }
+                        Some(RecordAnchor::Point { id, .. }) => {
+                            let holder = holder_of_point(self.view, records, id);
+                            self.nodes.extend(holder.map(ChainNode::Layer));
+                        }
+                        Some(RecordAnchor::Base { id, .. }) => self.nodes.push(ChainNode::Base(id)),
+                        None => {}
                     }
                 }
             }
@@ -136,17 +161,22 @@ pub fn excerpt(
     gathered.follow(records);
     let rows = gathered.rows;
     let told = || records.iter().filter(|(layer, _)| rows.layers.contains_key(layer));
-    let text = |head: &RecordHead| head.anchor.map(|anchor| anchor.to_string());
-    // Without an anchor a record that can be read has points.
-    let anchors = told().filter(|(_, head)| head.as_ref().is_none_or(|head| head.anchor.is_some()));
+    let snapshot = |head: &RecordHead| match head.anchor {
+        Some(RecordAnchor::Snapshot(id)) => Some(id.to_string()),
+        _ => None,
+    };
+    // A record that can be read and is not among them has points, or is counted from what is gone.
+    let anchors = told().filter(|(_, head)| head.as_ref().is_none_or(|head| snapshot(head).is_some()));
+    let gone = told().filter_map(|(layer, head)| Some((layer, GoneText::of(head.as_ref()?.anchor?)?)));
     let points = told().filter_map(|(layer, head)| Some((layer, &head.as_ref()?.points)));
     let points = points.filter(|(_, points)| !points.is_empty());
     let points =
         points.map(|(layer, ids)| (layer.to_string(), ids.iter().map(SnapshotId::to_string).collect()));
     Ok(CatalogExcerpt {
         header: to_hex(&header.encode()),
-        records: anchors.map(|(layer, head)| (layer.to_string(), head.as_ref().and_then(text))).collect(),
+        records: anchors.map(|(layer, head)| (layer.to_string(), head.as_ref().and_then(snapshot))).collect(),
         points: points.collect(),
+        gone: gone.map(|(layer, gone)| (layer.to_string(), gone)).collect(),
         images: texts(rows.images.values().flatten()),
         snapshots: texts(rows.snapshots.values().flatten()),
         layers: texts(rows.layers.values().flatten()),
@@ -165,6 +195,7 @@ pub fn sealed_rows(view: &CatalogView, header: &CatalogHeader) -> CatalogExcerpt
         header: to_hex(&header.encode()),
         records: BTreeMap::new(),
         points: BTreeMap::new(),
+        gone: BTreeMap::new(),
         images: texts(images.iter()),
         snapshots: texts(view.snapshots.values()),
         layers: texts(view.layers().filter(|row| row.is_sealed)),
@@ -205,6 +236,7 @@ impl CatalogExcerpt {
         let mut records = RecordHeads::new();
         for (layer, anchor) in &self.records {
             let anchor = anchor.as_deref().map(uuid).transpose()?.map(SnapshotId);
+            let anchor = anchor.map(RecordAnchor::Snapshot);
             let head = anchor.map(|anchor| RecordHead { anchor: Some(anchor), points: Vec::new() });
             records.insert(LayerId(uuid(layer)?), head);
         }
@@ -212,6 +244,10 @@ impl CatalogExcerpt {
             let points = points.iter().map(|id| uuid(id).map(SnapshotId)).collect::<Result<_, _>>()?;
             let head = records.entry(LayerId(uuid(layer)?)).or_default();
             head.get_or_insert_default().points = points;
+        }
+        for (layer, gone) in &self.gone {
+            let head = records.entry(LayerId(uuid(layer)?)).or_default();
+            head.get_or_insert_default().anchor = Some(gone.anchor(uuid(&gone.id)?));
         }
         Ok(ReadExcerpt { header, view: checked(&rows)?, records })
     }

@@ -37,6 +37,7 @@ mod name;
 mod packed_rows;
 mod rebasing;
 mod rebuilding;
+mod records;
 mod refusal;
 mod removal;
 mod rows;
@@ -54,7 +55,7 @@ pub use decide::{
     Beginning, NewImage, NewSnapshot, adopt_head, begin_writing, check_size, create, expect_snapshots,
     make_clones, rename, resize, take_snapshots,
 };
-pub use excerpt::{CatalogExcerpt, ReadExcerpt, RecordHead, RecordHeads, excerpt, sealed_rows};
+pub use excerpt::{CatalogExcerpt, ReadExcerpt, excerpt, sealed_rows};
 pub(in crate::store) use foreign::{ForeignPack, ForeignSnapshot, NewForeignImage, clone_foreign};
 pub(in crate::store) use foreign_rows::{ForeignRow, PackOrigin};
 pub use header::{CatalogHeader, ChunkCompression};
@@ -68,6 +69,7 @@ pub use name::{NameError, NodeName, StoreName};
 pub(in crate::store) use packed_rows::{ContentsRow, PackRow};
 pub use rebasing::rebase;
 pub use rebuilding::{FoundLayer, RebuiltRows, rebuild};
+pub use records::{RecordAnchor, RecordHead, RecordHeads, holder_of_point};
 pub use refusal::ImageRefusal;
 pub use removal::{give_up_contents, remove, roll_back};
 pub(in crate::store) use rows::MOST_ROWS;

@@ -10,7 +10,9 @@
 //! [`ChangeRecord`] is written for the new layer: an older snapshot, its *anchor*, and the set of what
 //! differs between the two. A trace goes from the layer to its anchor by that set. When the anchor is
 //! removed, the set takes in what differs between it and the snapshot before it, which is the anchor from
-//! then on.
+//! then on. Where no other snapshot has anything in common with it, an image may still: it was rolled back
+//! to it. Then the record goes on where the snapshot was: at a base, or at a point within the layer that it
+//! stood on.
 //!
 //! A snapshot that keeps changes only does not hold its layer: that is merged into the one above it. What the
 //! two layers held apart is written into the record of the merged one: the snapshot is a *point* within that

@@ -6,26 +6,35 @@
 //! 12 compatible            64 bytes of the set (u64)
 //! 16 read-only-compatible  72 number of points (u32)
 //! 20 incompatible          76 CRC32C of the table of points (u32)
-//! 24 layer (uuid)          80 reserved
-//! 40 anchor (uuid)         92 CRC32C of what is before it (u32)
+//! 24 layer (uuid)          80 bytes that the anchor saw (u64)
+//! 40 anchor (uuid)         88 what the anchor is (u32)
+//!                          92 CRC32C of what is before it (u32)
 //! 96 table of points: snapshot (uuid), bytes of its set (u64), CRC32C of its set (u32), reserved (u32)
 //!    the sets of the points, then the set: 64-bit Roaring bitmaps in their portable form
 //! ```
 //!
-//! Without points the incompatible bit 1 is not set. With points the anchor may be nil.
+//! Without points the incompatible bit 1 is not set. With points the anchor may be nil. The anchor is a
+//! snapshot, unless the incompatible bit 2 is set: then it is a snapshot that is gone, and what stands at 40
+//! is its uuid, as that of a point within a layer (1 at 88), or the uuid of the base of which it had the
+//! contents (2). Without that bit 80 and 88 are zero.
 
 use uuid::Uuid;
 
 use super::set::{ChangedSet, MOST_BYTES};
-use crate::store::catalog::{LayerId, RecordHead, SnapshotId};
+use crate::store::catalog::{BaseId, LayerId, RecordAnchor, RecordHead, SnapshotId};
 use crate::store::crc::crc32c;
 
 const MAGIC: &[u8; 8] = b"RNBDCHGD";
 const VERSION: u32 = 1;
 /// It has points.
 const POINTS: u32 = 1;
+/// Its anchor is a snapshot that is gone.
+const GONE: u32 = 2;
 /// Features that must be known to read it.
-const INCOMPATIBLE: u32 = POINTS;
+const INCOMPATIBLE: u32 = POINTS | GONE;
+/// What the anchor is that is gone.
+const IS_POINT: u32 = 1;
+const IS_BASE: u32 = 2;
 /// Bytes of a point in the table.
 const POINT: usize = 32;
 /// Points that a record may have.
@@ -35,8 +44,8 @@ const MOST_POINTS: usize = 4096;
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ChangeRecord {
     pub(crate) layer: LayerId,
-    /// The snapshot that the way down goes on at; none: what the layer stands on.
-    pub(crate) anchor: Option<SnapshotId>,
+    /// Where the way down goes on; none: at what the layer stands on.
+    pub(crate) anchor: Option<RecordAnchor>,
     /// Points in time within the layer, the newest first, each with what differs between it and the one
     /// before it: for the first that is the layer with all that it stands on.
     pub(crate) points: Vec<(SnapshotId, ChangedSet)>,
@@ -72,6 +81,8 @@ fn uuid_at(bytes: &[u8], at: usize) -> Uuid {
 impl ChangeRecord {
     /// Bytes of a record without its points and its sets.
     const HEADER: usize = 96;
+    /// Where it says how much the anchor saw, and what it is.
+    const ANCHOR_SEEN: usize = 80;
     /// Bytes that tell all but the sets.
     pub(crate) const MOST_HEAD: u64 = (Self::HEADER + MOST_POINTS * POINT) as u64;
     /// Bytes that a file may have.
@@ -128,9 +139,16 @@ impl ChangeRecord {
         bytes.extend_from_slice(MAGIC);
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&[0; 8]);
-        bytes.extend_from_slice(&if self.points.is_empty() { 0 } else { POINTS }.to_le_bytes());
+        let (anchor, seen, kind) = match self.anchor {
+            None => (Uuid::nil(), 0, 0),
+            Some(RecordAnchor::Snapshot(id)) => (id.0, 0, 0),
+            Some(RecordAnchor::Point { id, bytes }) => (id.0, bytes, IS_POINT),
+            Some(RecordAnchor::Base { id, bytes }) => (id.0, bytes, IS_BASE),
+        };
+        let points = if self.points.is_empty() { 0 } else { POINTS };
+        bytes.extend_from_slice(&(points | if kind == 0 { 0 } else { GONE }).to_le_bytes());
         bytes.extend_from_slice(self.layer.0.as_bytes());
-        bytes.extend_from_slice(self.anchor.map_or(Uuid::nil(), |anchor| anchor.0).as_bytes());
+        bytes.extend_from_slice(anchor.as_bytes());
         bytes.extend_from_slice(&(ChangedSet::GRANULE as u32).to_le_bytes());
         bytes.extend_from_slice(&crc32c(&[&set]).to_le_bytes());
         bytes.extend_from_slice(&(set.len() as u64).to_le_bytes());
@@ -138,7 +156,9 @@ impl ChangeRecord {
             bytes.extend_from_slice(&(self.points.len() as u32).to_le_bytes());
             bytes.extend_from_slice(&crc32c(&[&table]).to_le_bytes());
         }
-        bytes.resize(Self::HEADER - 4, 0);
+        bytes.resize(Self::ANCHOR_SEEN, 0);
+        bytes.extend_from_slice(&seen.to_le_bytes());
+        bytes.extend_from_slice(&kind.to_le_bytes());
         let crc = crc32c(&[&bytes]);
         bytes.extend_from_slice(&crc.to_le_bytes());
         for part in [table, sets, set] {
@@ -148,7 +168,7 @@ impl ChangeRecord {
     }
 
     /// What stands before the sets: the anchor, and the table of points.
-    fn begin(layer: LayerId, bytes: &[u8]) -> Result<(Option<SnapshotId>, &[u8]), ChangeRecordError> {
+    fn begin(layer: LayerId, bytes: &[u8]) -> Result<(Option<RecordAnchor>, &[u8]), ChangeRecordError> {
         let (header, rest) = bytes.split_at_checked(Self::HEADER).ok_or(ChangeRecordError::Damaged)?;
         if header[..8] != *MAGIC || u32_at(header, 92) != crc32c(&[&header[..92]]) {
             return Err(ChangeRecordError::Damaged);
@@ -171,8 +191,14 @@ impl ChangeRecord {
         if count > 0 && u32_at(header, 76) != crc32c(&[table]) {
             return Err(ChangeRecordError::Damaged);
         }
-        let anchor = uuid_at(header, 40);
-        Ok(((count == 0 || !anchor.is_nil()).then_some(SnapshotId(anchor)), table))
+        let (id, seen) = (uuid_at(header, 40), u64_at(header, Self::ANCHOR_SEEN));
+        let anchor = match (features & GONE != 0, u32_at(header, Self::ANCHOR_SEEN + 8)) {
+            (false, 0) => (count == 0 || !id.is_nil()).then_some(RecordAnchor::Snapshot(SnapshotId(id))),
+            (true, IS_POINT) => Some(RecordAnchor::Point { id: SnapshotId(id), bytes: seen }),
+            (true, IS_BASE) => Some(RecordAnchor::Base { id: BaseId(id), bytes: seen }),
+            _ => return Err(ChangeRecordError::Damaged),
+        };
+        Ok((anchor, table))
     }
 
     /// The head of a layer's record, of the first bytes of its file.
@@ -227,16 +253,22 @@ mod tests {
         let mut plain = set(0..1);
         plain.insert(1 << 30..1 << 31);
         let points = vec![(id(3), set(5..7)), (id(4), set(0..0)), (id(5), set(9..10))];
+        let anchor = Some(RecordAnchor::Snapshot(id(9)));
+        let point = Some(RecordAnchor::Point { id: id(9), bytes: 70_000 });
+        let base = Some(RecordAnchor::Base { id: BaseId(Uuid::from_u128(11)), bytes: u64::MAX });
         for record in [
-            ChangeRecord { layer, anchor: Some(id(9)), points: Vec::new(), set: plain.clone() },
-            ChangeRecord { layer, anchor: Some(id(9)), points: points.clone(), set: plain.clone() },
+            ChangeRecord { layer, anchor, points: Vec::new(), set: plain.clone() },
+            ChangeRecord { layer, anchor, points: points.clone(), set: plain.clone() },
+            ChangeRecord { layer, anchor: point, points: points.clone(), set: plain.clone() },
+            ChangeRecord { layer, anchor: base, points: Vec::new(), set: plain.clone() },
             ChangeRecord { layer, anchor: None, points, set: plain },
         ] {
             let bytes = record.encode().unwrap();
             assert_eq!(ChangeRecord::decode(layer, &bytes).unwrap(), record);
             let before = 96 + 32 * record.points.len();
             assert_eq!(ChangeRecord::head_of(layer, &bytes[..before]).unwrap(), record.head());
-            assert_eq!(bytes[20], u8::from(!record.points.is_empty()));
+            let is_gone = record.anchor == point || record.anchor == base;
+            assert_eq!(bytes[20], u8::from(!record.points.is_empty()) | u8::from(is_gone) << 1);
             for bit in 0..bytes.len() * 8 {
                 let mut bytes = bytes.clone();
                 bytes[bit / 8] ^= 1 << (bit % 8);

@@ -3,7 +3,8 @@
 use std::ops::Range;
 
 use crate::store::catalog::{
-    Below, CatalogView, ChainNode, LayerId, RecordHead, SnapshotId, SnapshotKeeps, SnapshotRow,
+    Below, CatalogView, ChainNode, LayerId, RecordAnchor, RecordHeads, SnapshotId, SnapshotKeeps,
+    SnapshotRow, holder_of_point,
 };
 
 /// Layers that a trace goes through at most: those of a few chains, one behind the other.
@@ -34,6 +35,21 @@ impl TraceStart {
         let within = (row.keeps == SnapshotKeeps::ChangesWithin).then_some(row.id);
         Self { size: row.size, from: row.below, within }
     }
+
+    /// Where the way goes on from a record; none if what it is anchored to is gone.
+    pub(crate) fn of_anchor(view: &CatalogView, records: &RecordHeads, anchor: RecordAnchor) -> Option<Self> {
+        match anchor {
+            RecordAnchor::Snapshot(id) => view.snapshot_by_id(id).map(Self::of_snapshot),
+            RecordAnchor::Point { id, bytes } => {
+                let node = ChainNode::Layer(holder_of_point(view, records, id)?);
+                Some(Self { size: bytes, from: Below { node, bytes }, within: Some(id) })
+            }
+            RecordAnchor::Base { id, bytes } => {
+                let node = ChainNode::Base(view.base(id)?.id);
+                Some(Self { size: bytes, from: Below { node, bytes }, within: None })
+            }
+        }
+    }
 }
 
 /// The layers below a point in time, newest first. A layer with points in time within it has a step for each
@@ -61,15 +77,11 @@ pub(crate) struct ChainDifference {
 }
 
 impl ChangeTrace {
-    /// Follows the chain from a place on. `head` tells of a layer's record: `None` without a record.
+    /// Follows the chain from a place on.
     ///
     /// It gives `None` if the way has no end. Where a record cannot be used it ends, and what is behind
     /// that is not known.
-    pub(crate) fn of<'a>(
-        view: &CatalogView,
-        start: TraceStart,
-        head: &dyn Fn(LayerId) -> Option<Option<&'a RecordHead>>,
-    ) -> Option<Self> {
+    pub(crate) fn of(view: &CatalogView, start: TraceStart, records: &RecordHeads) -> Option<Self> {
         let TraceStart { size, from: mut below, mut within } = start;
         let (mut steps, mut visible) = (Vec::new(), size.min(below.bytes));
         while let ChainNode::Layer(layer) = below.node {
@@ -80,7 +92,8 @@ impl ChangeTrace {
             let step = |part| TraceStep { layer, visible, part };
             let unknown = |steps| Some(Self { size, steps, end: None, end_visible: 0 });
             // What is still written changes without its record.
-            let record = match (head(layer).filter(|_| row.is_sealed), within.take()) {
+            let head = records.get(&layer).filter(|_| row.is_sealed).map(Option::as_ref);
+            let record = match (head, within.take()) {
                 (None, None) => None,
                 (Some(Some(record)), None) => Some((record, 0, false)),
                 (Some(Some(record)), Some(point)) => match record.points.iter().position(|id| *id == point) {
@@ -100,10 +113,10 @@ impl ChangeTrace {
                 continue;
             };
             steps.extend((first..record.points.len()).map(|part| step(Some(part))));
-            match (record.anchor, record.anchor.and_then(|anchor| view.snapshot_by_id(anchor))) {
-                (Some(_), Some(anchor)) => {
+            let next = record.anchor.and_then(|anchor| TraceStart::of_anchor(view, records, anchor));
+            match (record.anchor, next) {
+                (Some(_), Some(next)) => {
                     steps.push(step(Some(record.points.len())));
-                    let next = TraceStart::of_snapshot(anchor);
                     (below, within) = (next.from.within(next.size), next.within);
                     visible = visible.min(below.bytes);
                 }
