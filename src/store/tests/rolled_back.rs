@@ -75,8 +75,8 @@ fn what_differs_from_a_way_not_taken_is_told_when_the_fork_is_gone() {
     }
 }
 
-/// An image was flattened and rolled back to a snapshot from before that, and this snapshot goes while nothing
-/// stands on it but the image.
+/// An image was flattened and rolled back to a snapshot from before that, and this snapshot goes while
+/// nothing stands on it but the image.
 fn rolled_back_behind_a_flattening(is_written_before: bool, is_merged: bool) {
     let mut life = Life::on_base(256);
     if is_written_before {
