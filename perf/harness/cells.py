@@ -100,7 +100,7 @@ class Cell:
     memory_mib: int = 0  # of the cgroup in which the server runs
     neighbour: str = ""  # a second export of that name: null, or file
     probe: bool = False  # somebody reads from the neighbour meanwhile, 1 x 1
-    flood: str = ""  # of the first export: cache, or trim; the load is then the neighbour's
+    flood: str = ""  # of the first export: cache, trim, or deep; the load is then the neighbour's
     warmup: float = 0  # seconds
     fsync: int = 0  # a FLUSH after so many writes
     tls: bool = False  # with certificates and AES-128-GCM, over TCP
@@ -126,7 +126,8 @@ class Variant:
     admin: bool = False
     load: tuple = field(default=None)  # (connections, depth) instead of the cell's
     query: str = ""  # parameters of a file's URI
-    weight: int = 0  # of the export; 0: none is said
+    weight: int = 0  # of each export; 0: none is said
+    calm: bool = False  # without the flood of its cell
     disk: str = ""  # what lies over the cell's file; see disks.py
     snapshots: str = ""  # of the image, one after the other: snapshot, or checkpoint, and then the packs are collected
     plain: bool = False  # without the TLS of its cell
@@ -140,6 +141,9 @@ VARIANTS = {
     "ringnbd-4x32": Variant(load=(4, 32)),
     "ringnbd-idle": Variant(idle=10_000),
     "ringnbd-weighed": Variant(weight=1),
+    "ringnbd-calm": Variant(weight=1, calm=True),
+    "ringnbd-weighed-8": Variant(weight=1, flags=("--device-depth", "8")),
+    "ringnbd-weighed-16": Variant(weight=1, flags=("--device-depth", "16")),
     "ringnbd-off": Variant(flags=("--no-histograms",)),
     "ringnbd-admin": Variant(admin=True),
     "ringnbd-scraped": Variant(admin=True, scrapes=10),
@@ -231,6 +235,14 @@ CELLS = {
     "weights-direct": Cell(
         "the same with O_DIRECT: the device's depth is bounded", "randread", "4K", 4, 32, "direct",
         ("ringnbd", "ringnbd-weighed"), (least("iops", 0.97, "ringnbd", "ringnbd-weighed"),)),
+    "weights-beside": Cell(
+        "4 KiB random read, warm, 1 x 4, alone and beside 4 x 256 of another export of the same weight", "randread", "4K", 1, 4,
+        servers=("ringnbd", "ringnbd-calm", "ringnbd-weighed"), neighbour="file", flood="deep", warmup=1,
+        bars=(most("p99_us", 2, "ringnbd-calm", "ringnbd-weighed"),)),
+    "weights-beside-direct": Cell(
+        "the same with O_DIRECT: what the device has begun is out of anybody's hands", "randread", "4K", 1, 4, "direct",
+        ("ringnbd", "ringnbd-calm", "ringnbd-weighed", "ringnbd-weighed-16", "ringnbd-weighed-8"), neighbour="file", flood="deep", warmup=1,
+        bars=(most("p99_us", 2, "ringnbd-calm", "ringnbd-weighed"),)),
     "weights-null": Cell(
         "the same with null-read: the hardest case", "randread", "4K", 4, 32, "null", ("ringnbd", "ringnbd-weighed")),
     "scraped": Cell(

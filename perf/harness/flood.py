@@ -1,8 +1,10 @@
 """A client that floods an export, beside a neighbour that is measured."""
 
+import json
 import os
 import socket
 import struct
+import subprocess
 import threading
 import time
 
@@ -107,3 +109,31 @@ class Flood:
 
     def per_second(self):
         return self.answered / (time.monotonic() - self.begin)
+
+
+class Deep:
+    """4 x 256 reads of 4 KiB of an export in flight, from before a client begins until after it has ended.
+
+    They come from the client's CPU, and yield to the client.
+    """
+
+    def __init__(self, uri, program, seconds):
+        # The client connects, warms up, and is measured within that.
+        self.command = ["nice", "-n", "19", program, "bench", uri, "--cpu", str(cpus()[1]), "--connections", "4", "--depth", "256",
+                        "--duration", f"{round(seconds + 2)}s", "--json"]
+        self.process = None
+
+    def __enter__(self):
+        self.process = subprocess.Popen(self.command, stdout=subprocess.PIPE, text=True)
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.communicate()
+
+    def per_second(self):
+        """Its requests; it is waited for."""
+        out, _ = self.process.communicate()
+        if self.process.returncode:
+            raise RuntimeError(f"the flood ended with {self.process.returncode}")
+        return json.loads(out)["total"]["iops"]

@@ -7,7 +7,7 @@ import subprocess
 
 from .beside import Idle, Scraper, most_idle
 from .cage import Cage
-from .flood import Flood
+from .flood import Deep, Flood
 from .machine import cpu_seconds, cpus, resident_mib
 from .secure import bench_can_encrypt, run_nbdcopy
 from .servers import Server, is_here, peer
@@ -33,7 +33,7 @@ def images(cell, image, size):
     """The file of a cell and that of its neighbour; `image` is what cells have in common, made with so many bytes."""
     directory = image.parent
     neighbour = make_image(directory, NEIGHBOUR_BYTES, "perf-neighbour.img") if cell.neighbour == "file" else None
-    if cell.flood:
+    if cell.flood and cell.flood != "deep":
         image = directory / f"perf-{cell.flood}.img"
         with open(image, "wb") as file:
             file.truncate(cell.size_gib << 30 or SPARSE_BYTES)
@@ -42,13 +42,20 @@ def images(cell, image, size):
     return image, neighbour
 
 
-def prepare(cell, image):
+def read_all(file):
+    memory = bytearray(4 << 20)
+    while file.readinto(memory):
+        pass
+
+
+def prepare(cell, image, neighbour):
     """Warms or drops the page cache: a direct access before may have emptied it."""
+    if neighbour and cell.store == "warm":
+        with open(neighbour, "rb", buffering=0) as file:
+            read_all(file)
     with open(image, "rb", buffering=0) as file:
         if cell.store == "warm":
-            memory = bytearray(4 << 20)
-            while file.readinto(memory):
-                pass
+            read_all(file)
         elif cell.store in ("direct", "cold"):
             os.fsync(file.fileno())
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
@@ -71,13 +78,19 @@ def start_client(cell, server, variant, binary, seconds):
     neighbour's."""
     connections, depth = variant.load if variant and variant.load else (cell.connections, cell.depth)
     pinned = [] if variant and variant.clients > 1 else ["--cpu", str(cpus()[1])]
+    # Beside another client on its CPU it would be measured how that is shared.
+    first = ["chrt", "--fifo", "1"] if cell.flood == "deep" else []
     uri = server.neighbour if cell.flood else server.uri
     # So many operations take as long as they take.
     length = ["--ops", str(cell.operations), "--seed", "1"] if cell.operations else ["--duration", f"{round(seconds * 1000)}ms"]
     fsync = ["--fsync", str(cell.fsync)] if cell.fsync else []
-    command = [binary, "bench", uri, *pinned, "--rw", cell.rw, "--bs", cell.block, "--connections", str(connections),
+    command = [*first, binary, "bench", uri, *pinned, "--rw", cell.rw, "--bs", cell.block, "--connections", str(connections),
                "--depth", str(depth), *length, *fsync, "--warmup", f"{round(cell.warmup * 1000)}ms", "--json"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def start_flood(cell, server, image, client, seconds):
+    return Deep(server.uri, client, seconds + cell.warmup) if cell.flood == "deep" else Flood(cell.flood, server.path, image)
 
 
 def start_probe(cell, server, binary, seconds):
@@ -117,7 +130,7 @@ def measure(name, cell, files, binaries, seconds):
     if not is_here(name):
         return None
     image, neighbour = files
-    prepare(cell, image)
+    prepare(cell, image, neighbour)
     if name == "fio":
         return run_fio(cell, image, seconds)
     with contextlib.ExitStack() as stack:
@@ -133,7 +146,8 @@ def measure(name, cell, files, binaries, seconds):
             stack.enter_context(Idle(first.path, idle))
         scraper = stack.enter_context(Scraper(first.admin, variant.scrapes)) if variant and variant.scrapes else None
         snapshots = stack.enter_context(Snapshots(first)) if variant and variant.snapshots else None
-        flood = stack.enter_context(Flood(cell.flood, first.path, image)) if cell.flood else None
+        flood = stack.enter_context(start_flood(cell, first, image, binaries["ringnbd"], seconds)) \
+            if cell.flood and not (variant and variant.calm) else None
         run = load(cell, servers, variant, binaries["ringnbd"], seconds)
         if idle:
             run["idle_connections"] = idle

@@ -163,20 +163,23 @@ class Server:
     def _ringnbd(self):
         query = "&".join(filter(None, ("direct=true" if self.cell.store == "direct" else "", self.variant.query)))
         export = "null:10G" if self.cell.store == "null" else self._uri_of_disk() + ("?" if query else "") + query
-        neighbour = {"": [], "null": ["neighbour=null:1G"], "file": [f"neighbour=file:{self.neighbour_image}"]}[self.cell.neighbour]
+        direct = "?direct=true" if self.cell.store == "direct" else ""
+        neighbour = {"": [], "null": ["neighbour=null:1G"], "file": [f"neighbour=file:{self.neighbour_image}{direct}"]}[self.cell.neighbour]
         listen = ["--tcp", f"127.0.0.1:{self.port}"] if self.tcp else ["--unix", str(self.path)]
         admin = ["--admin", f"unix:{self.admin}"] if self.variant.admin else []
         control = ["--control", f"unix:{self.control}"] if self.variant.snapshots else []
         shards = self.variant.shards
         if self.variant.weight:
-            export = f"--config={self._configuration(export)}"
+            export, neighbour = f"--config={self._configuration(export, *neighbour)}", []
         return [self.binary, "serve", export, *neighbour, *listen, "--shards",
                 str(shards), "--cpus", self.cpus, "--memory", f"{128 * shards}M", *admin, *control, *self.variant.flags]
 
-    def _configuration(self, export):
-        """A file with the export, since a weight is said nowhere else."""
+    def _configuration(self, *exports):
+        """A file with the exports, since a weight is said nowhere else."""
         path = Path(self.directory) / "ringnbd.toml"
-        path.write_text(f"[[export]]\nuri = '{export}'\nweight = {self.variant.weight}\n", encoding="utf-8")
+        named = (export.rpartition("=")[::2] if export.startswith("neighbour=") else ("", export) for export in exports)
+        path.write_text("".join(f"[[export]]\nname = '{name}'\nuri = '{uri}'\nweight = {self.variant.weight}\n" for name, uri in named),
+                        encoding="utf-8")
         return path
 
     @property
