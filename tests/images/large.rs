@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use super::Store;
 use super::online::{Online, client, online_with};
+use crate::guest::Guest;
 
 const CHUNK: usize = 64 << 10;
 const BLOCK: usize = 4 << 10;
@@ -208,4 +209,103 @@ fn clones_of_a_root_image_take_what_differs() {
 fn store_copy(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("--sparse=always").args([from, to]).status().unwrap();
     assert!(copied.success());
+}
+
+/// First boot of a Debian root: it gets names and keys of its own, its caches are made anew, and logs are written.
+const FIRST_BOOT: &str = "
+mount -t ext4 -o errors=panic /dev/vda /mnt || poweroff -f
+mount -t proc proc /mnt/proc
+cat > /mnt/first-boot <<'END'
+set -e
+cat /proc/sys/kernel/random/uuid | tr -d - > /etc/machine-id
+echo vm-$(head -c 8 /etc/machine-id) > /etc/hostname
+mkdir -p /etc/ssh /var/lib/systemd /var/log/journal
+head -c 3000 /dev/urandom > /etc/ssh/ssh_host_key
+head -c 512 /dev/urandom > /var/lib/systemd/random-seed
+ldconfig
+perl -e 'print scalar localtime' > /var/log/boot.log
+for i in 1 2 3 4 5 6; do dmesg >> /var/log/boot.log; cat /proc/self/maps >> /var/log/journal/system; done
+head -c 1500000 /dev/urandom >> /var/log/journal/system
+dpkg-query -W > /var/log/packages
+passwd -d root > /dev/null
+echo guest: booted once
+END
+chroot /mnt /bin/sh /first-boot || echo guest: FAILED
+rm /mnt/first-boot
+sync
+umount /mnt/proc
+umount /mnt || echo guest: FAILED to unmount
+poweroff -f
+";
+
+/// Boots a guest from an export, from its kernel to the end.
+fn boot_guest(socket: &Path, export: &str) -> Option<()> {
+    let socket = socket.display();
+    let guest = Guest::new(FIRST_BOOT)
+        .modules(&["virtio_pci", "virtio_blk", "crc32c_generic", "ext4"])
+        .disk(&format!("driver=nbd,server.type=unix,server.path={socket},export={export},cache.direct=on"));
+    let console = guest.run()?.ok();
+    assert!(console.contains("guest: booted once") && !console.contains("FAILED"), "{console}");
+    Some(())
+}
+
+/// As `clones_of_a_root_image_take_what_differs`, and each clone is booted by a guest with a real kernel.
+#[test]
+#[ignore = "a guest for each of 50 clones, and needs a root file system"]
+fn clones_that_guests_have_booted_take_what_differs() {
+    let root = std::env::var("RINGNBD_ROOT").expect("RINGNBD_ROOT: a directory with a root file system");
+    let clones = number("RINGNBD_CLONES", 50) as usize;
+    let store = Store::init();
+    let (golden, out) = (store.directory().join("golden.raw"), store.directory().join("out.raw"));
+    root_image(Path::new(&root), &golden);
+    store.run("image create STORE/golden --from DIR/golden.raw").ok();
+    store.run("image checkpoint STORE/golden@1").ok();
+    let names: Vec<String> = (0..clones).map(|number| format!("STORE/vm{number}")).collect();
+    store.run(&format!("image clone STORE/golden@1 {}", names.join(" "))).ok();
+    let before = chunks_of(&golden);
+    let image_chunks = before.iter().flatten().collect::<HashSet<_>>().len();
+    let online = online_with(&store, "");
+    let socket = online.server.socket().to_owned();
+    let next = std::sync::atomic::AtomicUsize::new(0);
+    let take = || Some(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)).filter(|next| *next < clones);
+    // As many guests at once as there are processors here.
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while let Some(number) = take() {
+                    boot_guest(&socket, &format!("vm{number}")).expect("there are guests here");
+                    store.run(&format!("image checkpoint STORE/vm{number}@booted")).ok();
+                }
+            });
+        }
+    });
+    assert_eq!(online.server.complaints(), [""; 0]);
+    drop(online);
+    store.run("store gc STORE").ok();
+    let (taken, packs) = (on_disk(&store.path()), on_disk(&store.path().join("packs")));
+    let (mut differing, mut distinct) = (0, before.iter().flatten().copied().collect::<HashSet<_>>());
+    for number in 0..clones {
+        store.run(&format!("image export STORE/vm{number}@booted DIR/out.raw --force")).ok();
+        let after = chunks_of(&out);
+        differing += before.iter().zip(&after).filter(|(was, is)| was != is && is.is_some()).count();
+        distinct.extend(after.into_iter().flatten());
+        check_file_system(&out);
+    }
+    let ideal = ((image_chunks + differing) * CHUNK) as u64;
+    let ratio = taken as f64 / ideal as f64;
+    println!(
+        "{clones} clones: {image_chunks} chunks of the image and {differing} that differ are {} MiB, {} MiB of them each once; \
+         on disk {} MiB, of which {} MiB of packs: {ratio:.3}",
+        ideal >> 20,
+        (distinct.len() * CHUNK) >> 20,
+        taken >> 20,
+        packs >> 20
+    );
+    assert!(ratio <= 1.15, "{ratio}");
+}
+
+/// A disk that a guest has unmounted has a file system without an error.
+fn check_file_system(disk: &Path) {
+    let checked = Command::new("e2fsck").args(["-f", "-n"]).arg(disk).output().unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stdout));
 }
