@@ -77,6 +77,7 @@ fn h08_malformed_info_and_go() {
         ("half a count", vec![0; 5]),
     ];
     for (what, data) in &bad {
+        client.renew_for_peers(&server);
         for number in INFO_AND_GO {
             eprintln!("-- {what}");
             client.expect_only(number, data, NBD_REP_ERR_INVALID);

@@ -1,6 +1,7 @@
 //! Handshake statements H16 to H23 and H28: structured replies, extended headers, metadata contexts.
 
 use crate::support::handshake::contexts;
+use crate::support::peer::Peer;
 use crate::support::raw::{CHUNKED, Connection, Mode, Request, spoken};
 use crate::support::server::Server;
 use crate::support::tls::cannot_be_asked;
@@ -28,7 +29,11 @@ fn h16_second_negotiation_is_invalid() {
 #[test]
 fn h16_negotiation_with_data_is_invalid_and_changes_nothing() {
     let server = Server::serve(&["mem:1M"]);
-    for number in [NBD_OPT_STRUCTURED_REPLY, NBD_OPT_EXTENDED_HEADERS] {
+    for mode in spoken(CHUNKED) {
+        let number = match mode {
+            Mode::Extended => NBD_OPT_EXTENDED_HEADERS,
+            _ => NBD_OPT_STRUCTURED_REPLY,
+        };
         for data in [&b"x"[..], &[0; 512]] {
             let mut client = Connection::haggling(&server);
             client.expect_only(number, data, NBD_REP_ERR_INVALID);
@@ -57,6 +62,7 @@ fn h28_notls_refuses_starttls_and_never_asks_for_it() {
     }
     for number in (NBD_OPT_LIST..=NBD_OPT_SET_META_CONTEXT).chain([0x0765_4321]) {
         for data in [&b""[..], &info_data(b"no such", &[]), &meta_data(b"no such", &[])] {
+            client.renew_for_peers(&server); // nbdkit has any name, so GO begins the transmission
             let replies = client.ask(number, data);
             assert!(
                 replies.iter().all(|reply| reply.kind != NBD_REP_ERR_TLS_REQD),
@@ -65,7 +71,7 @@ fn h28_notls_refuses_starttls_and_never_asks_for_it() {
         }
     }
     client.expect_in_step();
-    client.mode = Mode::Structured; // negotiated on the way
+    client.mode = Peer::ours_or(Mode::Structured, Mode::Simple); // ours had it negotiated on the way
     client.go("");
     client.expect_alive();
 }
@@ -159,18 +165,20 @@ fn failing() -> Vec<(&'static str, Vec<u8>)> {
 #[test]
 fn h19_failing_set_meta_context_clears_earlier_contexts() {
     let server = Server::serve(&["mem:1M"]);
-    for (what, data) in failing() {
+    // Whether a refusal may quote a name that is not UTF-8 is a matter of H9.
+    let is_ours = Peer::from_env() == Peer::Ringnbd;
+    for (what, data) in failing().into_iter().filter(|(what, _)| is_ours || *what != "name is not UTF-8") {
         for mode in spoken(CHUNKED) {
             eprintln!("-- {what}, {mode:?}");
             let mut client = Connection::haggling(&server);
             client.choose(mode);
             assert_eq!(client.select("", &[ALLOCATION]).len(), 1);
             let replies = client.ask(NBD_OPT_SET_META_CONTEXT, &data);
-            assert_ne!(
-                replies.last().expect("a reply").kind & NBD_REP_FLAG_ERROR,
-                0,
-                "{what}: {replies:02x?}"
-            );
+            if replies.last().expect("a reply").kind & NBD_REP_FLAG_ERROR == 0 {
+                // Ours refuses all of them. Whether another server has to is a matter of H11 and H23.
+                assert!(!is_ours, "{what}: {replies:02x?}");
+                continue;
+            }
             client.go("");
             client.fail(&Request::status(0, 512), NBD_EINVAL);
             client.expect_alive();
@@ -238,6 +246,7 @@ fn h20_contexts_survive_a_detour() {
 #[test]
 fn h21_list_meta_context() {
     let server = Server::serve(&["disk=mem:1M"]);
+    assert!(Peer::from_env().has_contexts(), "PEER CANNOT: tell what is allocated");
     for mode in spoken(CHUNKED) {
         let mut client = Connection::haggling(&server);
         client.choose(mode);
@@ -333,6 +342,7 @@ fn h23_lengths_beyond_the_option_are_invalid() {
     let mut client = Connection::haggling(&server);
     client.choose(Mode::Structured);
     for (what, data) in failing().into_iter().filter(|(what, _)| *what != "unknown export") {
+        client.renew_for_peers(&server);
         for number in LIST_AND_SET {
             eprintln!("-- {what}");
             // Contexts found before the fault may come first; "the client MUST disregard" them.

@@ -31,7 +31,8 @@ fn take_apart(export: &str) -> Export<'_> {
     };
     assert!(!uri.starts_with("fault:"), "PEER CANNOT: inject faults ({uri})");
     let (place, query) = uri.split_once('?').unwrap_or((uri, ""));
-    let memory = place.strip_prefix("mem:");
+    // What is written to `null:` is not looked at again, so memory will do.
+    let memory = place.strip_prefix("mem:").or(place.strip_prefix("null:"));
     let file = place.strip_prefix("file:").unwrap_or(place);
     Export {
         name,
@@ -51,6 +52,17 @@ impl Peer {
             Ok("nbd-server") => Self::NbdServer,
             Ok(other) => panic!("RINGNBD_TEST_PEER={other}: want ringnbd, qemu-nbd, nbdkit or nbd-server"),
         }
+    }
+
+    /// Ends a test of what only ringnbd promises: the protocol leaves it open, so another server does not fail.
+    #[track_caller]
+    pub(crate) fn only_ours(what: &str) {
+        assert!(Self::from_env() == Self::Ringnbd, "PEER CANNOT: {what}");
+    }
+
+    /// What ringnbd promises, or the part of it that is asked of every server.
+    pub(crate) fn ours_or<T>(ours: T, others: T) -> T {
+        if Self::from_env() == Self::Ringnbd { ours } else { others }
     }
 
     pub(crate) fn speaks(self, mode: Mode) -> bool {

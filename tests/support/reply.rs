@@ -1,6 +1,7 @@
 //! Replies of the transmission phase, read header by header.
 
 use super::check;
+use super::peer::Peer;
 use super::raw::{Connection, Mode, Request};
 use super::wire::*;
 
@@ -187,6 +188,14 @@ impl Connection {
         reply
     }
 
+    /// Sends a WRITE or WRITE_ZEROES past the end and asserts that it is refused. Which error it has to be is a
+    /// matter of T3 and T4; of another server EINVAL will do here.
+    #[track_caller]
+    pub(crate) fn fail_past_the_end(&mut self, request: &Request) {
+        let error = self.call(request).error;
+        assert!(is_past_the_end(error), "the error {error} of {}", describe(request));
+    }
+
     #[track_caller]
     pub(crate) fn read(&mut self, offset: u64, length: usize) -> Vec<u8> {
         self.succeed(&Request::read(offset, length as u64)).data
@@ -219,12 +228,18 @@ impl Connection {
     /// BLOCK_STATUS: the extents of `base:allocation` as (length, flags).
     #[track_caller]
     pub(crate) fn extents(&mut self, request: &Request) -> Vec<(u64, u64)> {
+        assert!(Peer::from_env().has_contexts(), "PEER CANNOT: tell what is allocated");
         let reply = self.succeed(request);
         let id = self.export.allocation_id();
         let mut contexts = check::statuses(request, &reply.chunks, &self.export);
         assert_eq!(contexts.len(), self.export.contexts.len(), "one status chunk per selected context");
         contexts.remove(&id).expect("a status chunk for base:allocation")
     }
+}
+
+/// Whether `error` may refuse a WRITE or WRITE_ZEROES past the end, where the statement is not T3 or T4.
+pub(crate) fn is_past_the_end(error: u32) -> bool {
+    error == NBD_ENOSPC || (error == NBD_EINVAL && Peer::from_env() != Peer::Ringnbd)
 }
 
 /// A request for a message to a person.
