@@ -35,6 +35,8 @@ pub(super) const STATEMENTS: fn() -> Vec<Statement> = || {
         statement("H23", "Lengths beyond the option are ERR_INVALID", OPTIONS, bad_lengths),
         // "Such as" a length beyond the option, says the document of what is invalid.
         statement("H23a", "Data behind the last query is ERR_INVALID", OPTIONS, trailing_data).should(),
+        // Whatever the server makes of such data: the header says how long it is.
+        statement("H23b", "Data behind the last query is not taken for an option", OPTIONS, stays_in_step),
     ]
 };
 
@@ -236,7 +238,13 @@ fn set(examiner: &Examiner<'_>) -> ProbeResult<()> {
             return not_met(format!("{} selects {selected:?}", shown(queries)));
         }
     }
-    let one: [&[&[u8]]; 3] = [&[ALLOCATION], &[b"base:", ALLOCATION], &[b"x-ringnbd-check:leaf", ALLOCATION]];
+    // The last: "one for each selected metadata context, each with a unique metadata context ID".
+    let one: [&[&[u8]]; 4] = [
+        &[ALLOCATION],
+        &[b"base:", ALLOCATION],
+        &[b"x-ringnbd-check:leaf", ALLOCATION],
+        &[ALLOCATION, ALLOCATION],
+    ];
     for queries in one {
         let selected = probe.select(examiner.export(), queries)?;
         if selected.len() != 1 || selected[0].1 != "base:allocation" {
@@ -267,6 +275,24 @@ fn bad_lengths(examiner: &Examiner<'_>) -> ProbeResult<()> {
 
 fn trailing_data(examiner: &Examiner<'_>) -> ProbeResult<()> {
     are_invalid(examiner, too_long(examiner.export().as_bytes()))
+}
+
+fn stays_in_step(examiner: &Examiner<'_>) -> ProbeResult<()> {
+    examiner.needs_allocation()?;
+    let mode = examiner.chunked()?[0];
+    for (what, data) in too_long(examiner.export().as_bytes()) {
+        for number in [NBD_OPT_LIST_META_CONTEXT, NBD_OPT_SET_META_CONTEXT] {
+            let mut probe = examiner.haggling()?;
+            probe.choose(mode)?;
+            // A server that takes it for a violation may end the session. One that answers has to go on.
+            if !probe.try_send(&option(number, &data))? || probe.closes_before_a_byte("a reply")? {
+                continue;
+            }
+            probe.answers(number)?;
+            probe.expect_in_step(&format!("option {number} with {what}"))?;
+        }
+    }
+    Ok(())
 }
 
 fn are_invalid(examiner: &Examiner<'_>, all: Vec<(&'static str, Vec<u8>)>) -> ProbeResult<()> {

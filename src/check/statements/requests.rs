@@ -1,5 +1,7 @@
 //! T2, T10 to T12, T33, T38 and T40: cookies, FUA, odd, empty and long requests, CACHE, DISC.
 
+use std::time::Duration;
+
 use super::super::examiner::Examiner;
 use super::super::probe::{ProbeResult, not_met};
 use super::super::statement::{Statement, statement};
@@ -12,6 +14,10 @@ use crate::nbd::wire::*;
 const TYPES: &str = "Request types";
 /// What is served of a READ beyond the maximum is taken up to here.
 const LONGEST_READ: u64 = 64 << 20;
+/// Some READs of this length, which servers have to take, are more than a socket holds.
+const LONG_READ: u64 = 1 << 20;
+/// A server has come to a DISC that is there for so long.
+const UNTIL_DISC_IS_SEEN: Duration = Duration::from_millis(50);
 const SIZES: &str = "Size constraints";
 
 pub(super) const STATEMENTS: fn() -> Vec<Statement> = || {
@@ -124,11 +130,15 @@ fn disconnect(examiner: &Examiner<'_>) -> ProbeResult<()> {
 fn answered_before_disc(examiner: &Examiner<'_>) -> ProbeResult<()> {
     examiner.each(|first| {
         let mut probe = examiner.attach(first.mode)?;
+        let longest = probe.export.size.min(probe.export.maximum()).min(LONG_READ);
+        let length = (longest - longest % unit(&probe)).max(unit(&probe));
         let mut in_flight: Vec<ProbeRequest> =
-            (0..8).map(|cookie| ProbeRequest::read(0, unit(&probe)).cookie(cookie)).collect();
+            (0..8).map(|cookie| ProbeRequest::read(0, length).cookie(cookie)).collect();
         let mut bytes: Vec<u8> = in_flight.iter().flat_map(|request| request.encode(first.mode)).collect();
         bytes.extend(ProbeRequest::new(NBD_CMD_DISC, 0, 0).cookie(99).encode(first.mode));
         probe.send(&bytes)?;
+        // The replies are more than sockets hold, so some of them wait while the server comes to DISC.
+        std::thread::sleep(UNTIL_DISC_IS_SEEN);
         while !in_flight.is_empty() {
             probe.next_reply(&mut in_flight)?;
         }

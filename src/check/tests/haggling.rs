@@ -202,7 +202,8 @@ impl Client {
             }
             Some((name, queries, rest.is_empty()))
         };
-        let parsed = parse().filter(|(_, _, fits)| *fits || self.has(Bug::TrailingMetaIgnored));
+        let takes_more = self.has(Bug::TrailingMetaIgnored) || self.has(Bug::TrailingMetaKept);
+        let parsed = parse().filter(|(_, _, fits)| *fits || takes_more);
         let is_allowed = self.is_structured || self.has(Bug::ContextsWithSimple);
         let error = match &parsed {
             _ if !is_allowed => Some(NBD_REP_ERR_INVALID),
@@ -216,18 +217,24 @@ impl Client {
             }
             return self.reply(number, error, b"");
         }
-        let (name, queries, _) = parsed.unwrap();
+        let (name, queries, fits) = parsed.unwrap();
         let lists_all = !is_set && queries.is_empty();
         let takes_prefix = !is_set || self.has(Bug::PrefixSelects);
         let is_meant = |query: &Vec<u8>| query == CONTEXT || (takes_prefix && query == b"base:");
         let is_kept = self.has(Bug::SetAddsUp) && before.is_some();
         if lists_all || queries.iter().any(is_meant) || is_kept {
             let id: u32 = if is_set { 7 } else { 0 };
-            self.reply(number, NBD_REP_META_CONTEXT, &[&id.to_be_bytes()[..], CONTEXT].concat())?;
+            let meant = queries.iter().filter(|query| is_meant(query)).count();
+            let times = if is_set && self.has(Bug::ContextForEachQuery) { meant } else { 1 };
+            for _ in 0..times {
+                self.reply(number, NBD_REP_META_CONTEXT, &[&id.to_be_bytes()[..], CONTEXT].concat())?;
+            }
             if is_set || self.has(Bug::ListSelects) {
                 self.selected = Some(name);
             }
         }
-        self.reply(number, NBD_REP_ACK, b"")
+        self.reply(number, NBD_REP_ACK, b"")?;
+        // What is left would be taken for the next option, which has no magic then.
+        if fits || !self.has(Bug::TrailingMetaKept) { Ok(()) } else { end() }
     }
 }

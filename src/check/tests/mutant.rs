@@ -7,6 +7,8 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
+use rustix::net::{RecvFlags, recv};
+
 use super::bugs::Bug;
 use super::dying::Unsynced;
 use crate::client::uri::ServerAddress;
@@ -129,7 +131,35 @@ impl Client {
     }
 
     pub(super) fn say(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.stream.write_all(bytes)
+        match self.has(Bug::DiscCutsReplies) {
+            true => self.say_until_disc(bytes),
+            false => self.stream.write_all(bytes),
+        }
+    }
+
+    /// Where there is no room for a reply it looks at what has come, and leaves when the last of it is DISC.
+    fn say_until_disc(&mut self, mut rest: &[u8]) -> io::Result<()> {
+        while !rest.is_empty() {
+            self.stream.set_nonblocking(true)?;
+            let said = self.stream.write(rest);
+            let mut ahead = [0; 1024];
+            let come = recv(&self.stream, &mut ahead, RecvFlags::PEEK).map_or(0, |(length, _)| length);
+            self.stream.set_nonblocking(false)?;
+            let header = if self.is_extended { 32 } else { 28 };
+            match said {
+                Ok(length) => rest = &rest[length..],
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return Err(error),
+                Err(_) if come >= header => {
+                    let last = &ahead[come / header * header - header..];
+                    if last[6..8] == NBD_CMD_DISC.to_be_bytes() {
+                        return end();
+                    }
+                    std::thread::yield_now();
+                }
+                Err(_) => std::thread::yield_now(),
+            }
+        }
+        Ok(())
     }
 
     fn serve(&mut self) -> io::Result<()> {
