@@ -43,10 +43,15 @@ struct NumberColumn<T> {
 struct NameColumn<T> {
     title: &'static str,
     text: fn(&T) -> String,
+    is_alarming: fn(&T) -> bool,
 }
 
 const fn number<T>(title: &'static str, width: u16, rank: u8, text: fn(&T) -> String) -> NumberColumn<T> {
     NumberColumn { title, width, rank, text, is_alarming: |_| false }
+}
+
+const fn name<T>(title: &'static str, text: fn(&T) -> String) -> NameColumn<T> {
+    NameColumn { title, text, is_alarming: |_| false }
 }
 
 /// A long name costs no more than one that fits.
@@ -74,7 +79,7 @@ pub(super) fn exports<'a>(width: u16, rows: impl Iterator<Item = &'a ExportSpeed
         number("SIZE", 8, 8, |row: &&ExportSpeed| short_bytes(row.of.size_bytes as f64)),
         number("ACCESS", 6, 10, |row: &&ExportSpeed| if row.of.read_only { "ro" } else { "rw" }.to_owned()),
     ];
-    let names = [NameColumn { title: "EXPORT", text: |row: &&ExportSpeed| name_of(&row.of.export) }];
+    let names = [name("EXPORT", |row: &&ExportSpeed| name_of(&row.of.export))];
     lay_out(width, &names, numbers, rows)
 }
 
@@ -89,13 +94,10 @@ pub(super) fn clients<'a>(width: u16, rows: impl Iterator<Item = &'a ClientRates
         number("BYTES", 9, 7, |row: &&ClientRates| short_bytes(row.of.bytes as f64)),
     ];
     let names = [
-        NameColumn {
-            title: "PEER",
-            text: |row: &&ClientRates| {
-                printable(&row.of.peer.chars().take(NAME_CHARACTERS).collect::<String>())
-            },
-        },
-        NameColumn { title: "EXPORT", text: |row: &&ClientRates| name_of(&row.of.export) },
+        name("PEER", |row: &&ClientRates| {
+            printable(&row.of.peer.chars().take(NAME_CHARACTERS).collect::<String>())
+        }),
+        name("EXPORT", |row: &&ClientRates| name_of(&row.of.export)),
     ];
     lay_out(width, &names, numbers, rows)
 }
@@ -113,7 +115,10 @@ pub(super) fn shards<'a>(width: u16, rows: impl Iterator<Item = (usize, &'a Shar
         },
         number("OF", 8, 4, |row: &(usize, &ShardFigures)| short_bytes(row.1.buffer_memory_bytes as f64)),
     ];
-    let names = [NameColumn { title: "SHARD", text: shard_name }];
+    let names = [NameColumn {
+        is_alarming: |row: &(usize, &ShardFigures)| row.1.failed || !row.1.responsive,
+        ..name("SHARD", shard_name)
+    }];
     lay_out(width, &names, numbers, rows)
 }
 
@@ -161,19 +166,14 @@ fn lay_out<T>(
         .collect();
     let taken: u16 = numbers.iter().map(|column| column.width + GAP).sum();
     let share = (width.saturating_sub(taken) / names.len() as u16).max(1);
-    let name_cells = |text: &dyn Fn(&NameColumn<T>) -> String| {
+    let name_cells = |text: &dyn Fn(&NameColumn<T>) -> (String, bool)| {
         let places = names.iter().enumerate();
         places
             .map(|(index, column)| {
                 let is_last = index + 1 == names.len();
                 let width = if is_last { share } else { share.saturating_sub(GAP).max(1) };
-                DrawnCell {
-                    x: index as u16 * share,
-                    width,
-                    is_right: false,
-                    text: text(column),
-                    is_alarming: false,
-                }
+                let (text, is_alarming) = text(column);
+                DrawnCell { x: index as u16 * share, width, is_right: false, text, is_alarming }
             })
             .collect::<Vec<_>>()
     };
@@ -187,10 +187,10 @@ fn lay_out<T>(
         }
         cells
     };
-    let mut titles = name_cells(&|column| column.title.to_owned());
+    let mut titles = name_cells(&|column| (column.title.to_owned(), false));
     titles.extend(number_cells(&|column| (column.title.to_owned(), false)));
     let cells = |row: T| {
-        let mut cells = name_cells(&|column| (column.text)(&row));
+        let mut cells = name_cells(&|column| ((column.text)(&row), (column.is_alarming)(&row)));
         cells.extend(number_cells(&|column| ((column.text)(&row), (column.is_alarming)(&row))));
         cells
     };

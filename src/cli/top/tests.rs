@@ -372,6 +372,27 @@ fn without_colours_there_are_none() {
     assert!(buffer.content().iter().all(is_plain));
 }
 
+/// Red wherever its row is not the selected one, which is reversed.
+#[test]
+fn what_is_wrong_is_red() {
+    let mut figures = shot(2);
+    figures.figures.shards.push(ShardFigures { failed: false, ..figures.figures.shards[1].clone() });
+    let mut model = TopModel { page: TopPage::Shards, ..TopModel::default() };
+    model.take(figures);
+    let red_words = |model: &mut TopModel| {
+        let buffer = drawn(model, 120, 30);
+        let is_red = |x: u16, y: u16| buffer[(x, y)].fg == ratatui::style::Color::Red;
+        let red_of = |y: u16| (0..120).filter(|x| is_red(*x, y)).map(|x| buffer[(x, y)].symbol()).collect();
+        let rows: Vec<String> = (0..30).map(red_of).filter(|red: &String| !red.is_empty()).collect();
+        rows
+    };
+    // The memory of both is used up, too.
+    assert_eq!(red_words(&mut model), ["1: failed100%", "2: does not answer100%"]);
+    press(&mut model, &[KeyCode::Down]);
+    assert_eq!(red_words(&mut model), ["2: does not answer100%"]);
+    assert_eq!(red_words(&mut self::model()), ["errors 1/s", "2"], "the export with a new error");
+}
+
 #[test]
 fn json_has_what_is_shown() {
     let model = model();
