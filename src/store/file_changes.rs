@@ -13,7 +13,9 @@ use rustix::fs::{
 };
 
 #[cfg(test)]
-use super::tests::power::{NotedDatabase, is_told, told};
+pub(super) use super::tests::power::is_told;
+#[cfg(test)]
+use super::tests::power::{NotedDatabase, told};
 
 /// A change, before it is made and after.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +44,7 @@ fn told<T, E>(_change: FileChange<'_>, call: impl FnOnce() -> Result<T, E>) -> R
 
 /// Whether somebody notes what is changed, and what of it is durable.
 #[cfg(not(test))]
-const fn is_told() -> bool {
+pub(super) const fn is_told() -> bool {
     false
 }
 

@@ -12,6 +12,7 @@
 //! next time, and not written again. After it the file goes when the store is opened.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::catalog::{
     self, Below, CatalogHeader, ChainNode, ChunkCompression, ImageRefusal, IngestPlan, LayerId, NodeName,
@@ -87,6 +88,17 @@ impl LayerIngest {
     #[must_use]
     pub const fn layer(&self) -> LayerId {
         self.plan.layer
+    }
+
+    /// Whether another thread is to write packs, while the store's reads and names what comes next: that is
+    /// faster, and needs a second processor.
+    pub fn write_aside(&mut self, is_wanted: bool) {
+        self.filling.write_aside(is_wanted);
+    }
+
+    /// Waits until no other thread writes; says what time of processors such threads have taken so far.
+    pub fn settle(&mut self) -> Duration {
+        self.filling.settle()
     }
 
     /// What it has done so far.
@@ -373,6 +385,7 @@ impl<M: LayerMaps> OpenStore<M> {
     ) -> Result<usize, StoreError> {
         let mut layers = 0;
         while let Some(mut ingest) = self.begin_ingest(node)? {
+            ingest.write_aside(true);
             loop {
                 let stepped = self.ingest_step(&mut ingest).and_then(|done| progress(done).map(|()| done));
                 match stepped {

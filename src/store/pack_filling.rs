@@ -13,6 +13,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::catalog::{CatalogChange, CatalogView, PackRow};
 use super::collection_bug::{CollectionBug, is_planted};
@@ -26,8 +27,8 @@ use super::manifest::{ManifestNodes, NamedChunk};
 use super::maps::LayerMaps;
 use super::open_store::{OpenStore, now_s};
 use super::pack::{
-    ChunkCodec, ChunkHash, ChunkHint, ChunkKey, ChunkKind, ChunkSpace, PackError, PackIdentity, PackWriter,
-    PackedChunk,
+    AsideTime, ChunkCodec, ChunkHash, ChunkHint, ChunkKey, ChunkKind, ChunkSpace, PackError, PackIdentity,
+    PackWriter, PackedChunk,
 };
 use super::pack_shelf::PackShelf;
 use super::packs::{PackPlace, index_failure, pack_failure};
@@ -56,6 +57,9 @@ pub(super) struct PackFilling {
     /// Chunks that nothing new may rely on.
     damage: DamageNotes,
     has_restored: bool,
+    /// Time of another thread that writes. None while none is to.
+    aside: Option<Arc<AsideTime>>,
+    aside_time: Arc<AsideTime>,
 }
 
 /// Chunks on their way into a store whose pack has room, for whoever makes manifests.
@@ -80,8 +84,9 @@ impl PackFilling {
     pub(super) fn new(place: PackPlace, space: ChunkSpace, codec: ChunkCodec) -> Self {
         let shelf = place.shelf(space);
         let named = HeldPacks::new(Arc::clone(&place.pins));
-        let (counts, damage, has_restored) = Default::default();
-        Self { place, shelf, codec, space, open: None, named, counts, damage, has_restored }
+        let (counts, damage, has_restored, aside_time) = Default::default();
+        let (open, aside) = (None, None);
+        Self { place, shelf, codec, space, open, named, counts, damage, has_restored, aside, aside_time }
     }
 
     /// The same, which knows what is damaged.
@@ -117,7 +122,7 @@ impl PackFilling {
         }
         let open = self.open.as_mut().ok_or(PackError::Full)?;
         let before = open.writer.bytes();
-        let (hash, hint) = open.writer.append(contents, self.codec)?;
+        let hint = open.writer.append_named(hash, contents, self.codec)?;
         self.counts.written += 1;
         self.counts.written_bytes += open.writer.bytes() - before;
         open.slots.insert(hash, hint.slot);
@@ -174,6 +179,22 @@ impl PackFilling {
         Ok(())
     }
 
+    /// Whether another thread is to write packs, while this one reads and names what comes next.
+    pub(super) fn write_aside(&mut self, is_wanted: bool) {
+        self.aside = is_wanted.then(|| Arc::clone(&self.aside_time));
+        if let Some(open) = &mut self.open {
+            open.writer.write_aside(self.aside.as_ref());
+        }
+    }
+
+    /// Waits until no other thread writes; says what time of processors such threads have taken so far.
+    pub(super) fn settle(&mut self) -> Duration {
+        if let Some(open) = &mut self.open {
+            open.writer.settle();
+        }
+        self.aside_time.told()
+    }
+
     /// Whether a pack is being written.
     pub(super) const fn is_open(&self) -> bool {
         self.open.is_some()
@@ -203,7 +224,7 @@ impl ManifestNodes for NodeSink<'_> {
     type Error = FillError;
 
     fn get(&mut self, node: &NamedChunk) -> Result<Vec<u8>, FillError> {
-        if let Some(open) = &self.filling.open
+        if let Some(open) = &mut self.filling.open
             && let Some(slot) = open.slots.get(&node.hash)
         {
             return Ok(open.writer.read(*slot)?);
@@ -237,7 +258,8 @@ impl<M: LayerMaps> OpenStore<M> {
         };
         let file = place.create(number)?;
         let identity = PackIdentity { store: self.header().store, number, space: filling.space };
-        let writer = PackWriter::create(file, identity).map_err(pack_failure(place.path_of(number)))?;
+        let mut writer = PackWriter::create(file, identity).map_err(pack_failure(place.path_of(number)))?;
+        writer.write_aside(filling.aside.as_ref());
         filling.open = Some(OpenPack { number, writer, slots: HashMap::new() });
         Ok(())
     }
@@ -255,7 +277,15 @@ impl<M: LayerMaps> OpenStore<M> {
             return place.remove(number);
         }
         let path = || place.path_of(number);
-        let file = writer.finish().map_err(pack_failure(path()))?;
+        let file = match writer.finish() {
+            Ok(file) => file,
+            Err(error) => {
+                // What a full disk has no room for must not take the rest of it. What cannot be removed goes the
+                // next time that the store is opened.
+                let _removed = place.remove(number);
+                return Err(pack_failure(path())(error));
+            }
+        };
         let bytes = file.metadata().map_err(StoreError::at("look at", &path()))?.len();
         if !is_planted(CollectionBug::PackNameNotSynced) {
             place.sync()?;

@@ -105,7 +105,7 @@ impl Stores {
             return Ok(());
         };
         let mut before = ingest.looked_at();
-        let mut onward = |ingest: &LayerIngest, turn: IngestTurn| {
+        let mut onward = |ingest: &mut LayerIngest, turn: IngestTurn| {
             one.comes_first()?;
             let bytes = ingest.looked_at() - std::mem::replace(&mut before, ingest.looked_at());
             let least = owed(bytes, Some(pace.bytes_a_second), Duration::ZERO);

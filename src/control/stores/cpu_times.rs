@@ -14,7 +14,7 @@ pub(super) struct CpuTimes {
     at: Instant,
     /// By all threads.
     process: Duration,
-    /// By the one that this was asked on.
+    /// By the one that this was asked on, and by those that work for it.
     thread: Duration,
 }
 
@@ -24,10 +24,10 @@ fn spent(clock: ClockId) -> Duration {
 }
 
 impl CpuTimes {
-    /// Those of the thread that calls.
-    pub(super) fn now() -> Self {
+    /// Those of the thread that calls. Others have worked for it for so long, and do not now.
+    pub(super) fn now(aside: Duration) -> Self {
         let (process, thread) = (spent(ClockId::ProcessCPUTime), spent(ClockId::ThreadCPUTime));
-        Self { at: Instant::now(), process, thread }
+        Self { at: Instant::now(), process, thread: thread + aside }
     }
 
     /// Whether other threads were busy since an earlier moment, which was told on the same thread.
@@ -62,12 +62,12 @@ mod tests {
 
     #[test]
     fn a_thread_that_spins_is_busy_for_the_others_only() {
-        let before = CpuTimes::now();
+        let before = CpuTimes::now(Duration::ZERO);
         let mut word = 0_u64;
         while spent(ClockId::ThreadCPUTime) < before.thread + Duration::from_millis(20) {
             word = std::hint::black_box(word.wrapping_mul(3));
         }
-        let after = CpuTimes::now();
+        let after = CpuTimes::now(Duration::ZERO);
         assert!(after.process - before.process >= Duration::from_millis(20));
         assert!(after.thread - before.thread >= Duration::from_millis(20));
     }

@@ -133,7 +133,9 @@ impl Stores {
         let of = node.clone();
         let begun = one.ask(move |store| store.begin_ingest(&of));
         let Some(ingest) = begun.await?? else { return Ok(false) };
-        let mut onward = |ingest: &LayerIngest, turn: IngestTurn| {
+        let mut onward = |ingest: &mut LayerIngest, turn: IngestTurn| {
+            // A second thread works only as long as the other processors have nothing to do.
+            ingest.write_aside(!turn.others_were_busy);
             progress.set(ingest.progress());
             // Clients have half of the time that this takes, if there are any that do something.
             Ok(if turn.others_were_busy { turn.took } else { Duration::ZERO })
@@ -150,14 +152,16 @@ impl Stores {
         &self,
         one: &OneStore,
         mut ingest: LayerIngest,
-        onward: &mut dyn FnMut(&LayerIngest, IngestTurn) -> Result<Duration, StoreError>,
+        onward: &mut dyn FnMut(&mut LayerIngest, IngestTurn) -> Result<Duration, StoreError>,
     ) -> Result<LayerIngest, StoreError> {
         let (mut before, mut last) = (ingest.counts(), None::<CpuTimes>);
         loop {
             let began = Instant::now();
             let turn = one.ask(move |store| {
                 let result = ingest_some(store, &mut ingest);
-                (ingest, result, CpuTimes::now())
+                // Between turns nobody writes: a rest is one, and what others have taken is exactly known.
+                let aside = ingest.settle();
+                (ingest, result, CpuTimes::now(aside))
             });
             let (back, result, times) = turn.await?;
             ingest = back;
@@ -167,7 +171,7 @@ impl Stores {
             one.count_ingested(&counts.since(&before));
             before = counts;
             let rest = result.and_then(|done| {
-                let rest = onward(&ingest, IngestTurn { took: began.elapsed(), others_were_busy })?;
+                let rest = onward(&mut ingest, IngestTurn { took: began.elapsed(), others_were_busy })?;
                 match (done.is_done(), self.plane.is_stopping()) {
                     (true, _) => Ok(None),
                     (false, true) => Err(StoreError::Interrupted),

@@ -10,7 +10,7 @@ use rustix::fs::{Advice, fadvise};
 
 use super::error::PackError;
 
-use crate::store::file_changes::{set_length, sync_all, write_all_at};
+use crate::store::file_changes::{is_told, set_length, sync_all, write_all_at};
 use crate::sys::begin_writeback;
 
 /// A file that a pack is in.
@@ -47,6 +47,11 @@ pub(crate) trait PackFile {
     /// has less to wait for.
     fn begin_writeback(&self, _range: Range<u64>) {}
 
+    /// The same file, for another thread that writes to it. None: whoever has this one writes.
+    fn aside(&self) -> Option<File> {
+        None
+    }
+
     /// Cuts off what is behind `length`.
     fn set_length(&self, length: u64) -> io::Result<()>;
 
@@ -75,6 +80,11 @@ impl PackFile for File {
     fn begin_writeback(&self, range: Range<u64>) {
         // Where that is not possible the sync takes longer.
         let _begun = begin_writeback(self, range);
+    }
+
+    fn aside(&self) -> Option<File> {
+        // Whoever notes changes notes those of one thread.
+        if is_told() { None } else { self.try_clone().ok() }
     }
 
     fn set_length(&self, length: u64) -> io::Result<()> {

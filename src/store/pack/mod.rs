@@ -20,10 +20,12 @@
 
 #[cfg(test)]
 mod arbitrary;
+mod aside;
 mod codec;
 mod error;
 mod file;
 mod footer;
+mod gather;
 mod groups;
 mod header;
 mod inspect;
@@ -35,6 +37,7 @@ mod tests;
 mod uncached;
 mod write;
 
+pub(crate) use aside::AsideTime;
 pub(crate) use codec::ChunkCodec;
 pub(crate) use error::PackError;
 pub(crate) use file::PackFile;

@@ -49,6 +49,7 @@ fn live(seed: u64) -> Lived {
         packs: 1,
         pack_bytes: 24 << 10,
         pack_chunks: 4,
+        piece_bytes: 8 << 10,
         ring_bytes: 16 << 10,
         ring_room_bytes: 32 << 10,
     });
