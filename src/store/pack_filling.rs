@@ -280,8 +280,8 @@ impl<M: LayerMaps> OpenStore<M> {
         let file = match writer.finish() {
             Ok(file) => file,
             Err(error) => {
-                // What a full disk has no room for must not take the rest of it. What cannot be removed goes the
-                // next time that the store is opened.
+                // What a full disk has no room for must not take the rest of it. What cannot be removed
+                // goes the next time that the store is opened.
                 let _removed = place.remove(number);
                 return Err(pack_failure(path())(error));
             }

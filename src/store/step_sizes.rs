@@ -18,8 +18,9 @@ pub(super) struct StepSizes {
     pub(super) pack_bytes: u64,
     /// The same of its chunks.
     pub(super) pack_chunks: usize,
-    /// Bytes of a pack that are written at once; such pieces begin at multiples of it. The page cache's folios
-    /// become no larger. The kernel copies a folio in one go, and a client's thread may have to wait for that.
+    /// Bytes of a pack that are written at once; such pieces begin at multiples of it. The page cache's
+    /// folios become no larger. The kernel copies a folio in one go, and a client's thread may have to wait
+    /// for that.
     pub(super) piece_bytes: usize,
     /// Bytes of the journal of a new layer.
     pub(super) ring_bytes: u64,

@@ -1,7 +1,7 @@
 //! Pieces of a file are written by a second thread, while the first one reads and names what comes next.
 //!
-//! Copying into the page cache takes about as long as all the rest. What is on its way is bounded, and whoever
-//! syncs waits for all of it before: nothing about the order in which things become durable is another.
+//! Copying into the page cache takes about as long as all the rest. What is on its way is bounded, and
+//! whoever syncs waits for all of it before: the order in which things become durable is the same.
 
 use std::fs::File;
 use std::io;
