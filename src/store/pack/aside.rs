@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -14,7 +15,6 @@ use std::time::Duration;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::file::PackFile;
-use super::gather::Writeback;
 
 /// Pieces that are on their way at most: as much as a step of an ingest reads. More of them are more memory,
 /// and no more speed.
@@ -37,7 +37,7 @@ pub(super) struct Piece {
     pub(super) bytes: Vec<u8>,
     pub(super) offset: u64,
     /// What may go to the medium then.
-    pub(super) begun: Writeback,
+    pub(super) begun: Option<Range<u64>>,
 }
 
 /// The thread. It ends when this is dropped.

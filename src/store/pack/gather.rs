@@ -9,7 +9,6 @@
 //! While nobody else needs the processors a second thread writes ([`AsideWriter`]).
 
 use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::aside::{AsideTime, AsideWriter, Piece};
@@ -153,6 +152,3 @@ impl<F: PackFile> GatheredFile<F> {
         Ok(self.file)
     }
 }
-
-/// What of a file may go to the medium.
-pub(super) type Writeback = Option<Range<u64>>;
