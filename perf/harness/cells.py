@@ -144,6 +144,7 @@ VARIANTS = {
     "ringnbd-calm": Variant(weight=1, calm=True),
     "ringnbd-weighed-8": Variant(weight=1, flags=("--device-depth", "8")),
     "ringnbd-weighed-16": Variant(weight=1, flags=("--device-depth", "16")),
+    "ringnbd-weighed-4": Variant(weight=1, flags=("--device-depth", "4")),
     "ringnbd-off": Variant(flags=("--no-histograms",)),
     "ringnbd-admin": Variant(admin=True),
     "ringnbd-scraped": Variant(admin=True, scrapes=10),
@@ -241,8 +242,8 @@ CELLS = {
         bars=(most("p99_us", 2, "ringnbd-calm", "ringnbd-weighed"),)),
     "weights-beside-direct": Cell(
         "the same with O_DIRECT: what the device has begun is out of anybody's hands", "randread", "4K", 1, 4, "direct",
-        ("ringnbd", "ringnbd-calm", "ringnbd-weighed", "ringnbd-weighed-16", "ringnbd-weighed-8"), neighbour="file", flood="deep", warmup=1,
-        bars=(most("p99_us", 2, "ringnbd-calm", "ringnbd-weighed"),)),
+        ("ringnbd", "ringnbd-calm", "ringnbd-weighed", "ringnbd-weighed-16", "ringnbd-weighed-8", "ringnbd-weighed-4"),
+        neighbour="file", flood="deep", warmup=1, bars=(most("p99_us", 2, "ringnbd-calm", "ringnbd-weighed-4"),)),
     "weights-null": Cell(
         "the same with null-read: the hardest case", "randread", "4K", 4, 32, "null", ("ringnbd", "ringnbd-weighed")),
     "scraped": Cell(

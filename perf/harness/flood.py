@@ -129,7 +129,7 @@ class Deep:
 
     def __exit__(self, *_):
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
 
     def per_second(self):
         """Its requests; it is waited for."""

@@ -177,7 +177,7 @@ class Server:
     def _configuration(self, *exports):
         """A file with the exports, since a weight is said nowhere else."""
         path = Path(self.directory) / "ringnbd.toml"
-        named = (export.rpartition("=")[::2] if export.startswith("neighbour=") else ("", export) for export in exports)
+        named = (export.split("=", 1) if export.startswith("neighbour=") else ("", export) for export in exports)
         path.write_text("".join(f"[[export]]\nname = '{name}'\nuri = '{uri}'\nweight = {self.variant.weight}\n" for name, uri in named),
                         encoding="utf-8")
         return path

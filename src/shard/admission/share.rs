@@ -22,8 +22,8 @@ use crate::shard::admission::fair::{FlowId, Flows};
 /// Requests that begin before a device in one turn, if it is never busy.
 const MOST_IN_TURN: usize = 256;
 /// The same when exports share the device: what has just come waits for the turn to end, and often for one
-/// more. So many reads of the page cache take some 100 µs.
-const MOST_IN_SHARED_TURN: usize = 64;
+/// more. So many reads of the page cache take some 40 µs, and cost no more each than those of longer turns.
+const MOST_IN_SHARED_TURN: usize = 24;
 /// For how long a device counts as shared when requests of two exports have begun before it, in ns. Whoever
 /// reads but once a second finds short turns too.
 const SHARED_FOR: u64 = 1_000_000_000;
