@@ -33,7 +33,7 @@ impl AsideTime {
 
 /// What is to be written.
 #[derive(Debug)]
-pub(super) struct Piece {
+pub(super) struct FilePiece {
     pub(super) bytes: Vec<u8>,
     pub(super) offset: u64,
     /// What may go to the medium then.
@@ -44,7 +44,7 @@ pub(super) struct Piece {
 #[derive(Debug)]
 pub(super) struct AsideWriter {
     /// None while it ends.
-    pieces: Option<SyncSender<Piece>>,
+    pieces: Option<SyncSender<FilePiece>>,
     written: Receiver<(Vec<u8>, io::Result<()>)>,
     on_their_way: usize,
     /// What failed first. What was handed over later may be missing too.
@@ -57,11 +57,11 @@ pub(super) struct AsideWriter {
 impl AsideWriter {
     /// None if there is no thread to be had: then whoever asks writes.
     pub(super) fn start(file: File, time: Arc<AsideTime>) -> Option<Self> {
-        let (pieces, queue) = sync_channel::<Piece>(MOST_PIECES);
+        let (pieces, queue) = sync_channel::<FilePiece>(MOST_PIECES);
         let (done, written) = sync_channel(MOST_PIECES);
         let work = move || {
             let mut noted = Duration::ZERO;
-            for Piece { mut bytes, offset, begun } in queue {
+            for FilePiece { mut bytes, offset, begun } in queue {
                 let result = PackFile::write(&file, &bytes, offset);
                 if let (Ok(()), Some(range)) = (&result, begun) {
                     file.begin_writeback(range);
@@ -82,7 +82,7 @@ impl AsideWriter {
     }
 
     /// Hands a piece over, and waits if too many are on their way. Whether it is written is known later.
-    pub(super) fn write(&mut self, piece: Piece) {
+    pub(super) fn write(&mut self, piece: FilePiece) {
         while self.on_their_way >= MOST_PIECES {
             self.take_one();
         }

@@ -11,7 +11,7 @@
 use std::io;
 use std::sync::Arc;
 
-use super::aside::{AsideTime, AsideWriter, Piece};
+use super::aside::{AsideTime, AsideWriter, FilePiece};
 use super::file::PackFile;
 use crate::store::step_sizes::step_sizes;
 
@@ -90,7 +90,7 @@ impl<F: PackFile> GatheredFile<F> {
                 rest.extend_from_slice(&self.gathered[whole..]);
                 self.gathered.truncate(whole);
                 let bytes = std::mem::replace(&mut self.gathered, rest);
-                aside.write(Piece { bytes, offset, begun: begun.clone() });
+                aside.write(FilePiece { bytes, offset, begun: begun.clone() });
             }
         }
         self.start = end;
