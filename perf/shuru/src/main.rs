@@ -9,8 +9,11 @@
 //!
 //! ```text
 //! cargo build --release
-//! cargo run --release -- [--binary PATH] [--directory PATH] [--dirty MIB] [--flushes N] [--chunks N]
+//! cargo run --release -- [--binary PATH] [--directory PATH] [--rounds N] [--dirty MIB] [--flushes N] [--chunks N]
 //! ```
+//!
+//! Each is measured once a round, the first of one round being the second of the next, on a disk that has
+//! nothing to do when it begins; what is compared are medians.
 //!
 //! Both keep chunks of 64 KiB under BLAKE3, and a checkpoint of either is durable. What is written does not
 //! compress, and no chunk of it is there twice. The memory of a disk of `--chunks` chunks is private memory of
@@ -24,6 +27,7 @@ mod servers;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -38,6 +42,7 @@ const READ_ONE_OF: u64 = 64;
 struct Options {
     binary: PathBuf,
     directory: PathBuf,
+    rounds: usize,
     dirty: u64,
     flushes: usize,
     chunks: u64,
@@ -47,6 +52,7 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
     let mut options = Options {
         binary: "../../target/release/ringnbd".into(),
         directory: "../../target".into(),
+        rounds: 3,
         dirty: 2048,
         flushes: 200,
         chunks: 1_000_000,
@@ -56,6 +62,7 @@ fn options(mut arguments: impl Iterator<Item = String>) -> Result<Options> {
         match flag.as_str() {
             "--binary" => options.binary = value.into(),
             "--directory" => options.directory = value.into(),
+            "--rounds" => options.rounds = value.parse()?,
             "--dirty" => options.dirty = value.parse()?,
             "--flushes" => options.flushes = value.parse()?,
             "--chunks" => options.chunks = value.parse()?,
@@ -86,6 +93,26 @@ struct Figures {
     checkpoint: Duration,
     flush_1: Duration,
     flush_32: Duration,
+}
+
+impl Figures {
+    fn medians(all: &[Self]) -> Self {
+        let of = |figure: fn(&Self) -> Duration| median(all.iter().map(figure).collect());
+        Self {
+            written: of(|one| one.written),
+            checkpoint: of(|one| one.checkpoint),
+            flush_1: of(|one| one.flush_1),
+            flush_32: of(|one| one.flush_32),
+        }
+    }
+}
+
+/// Waits until the disk has done what it was given, such as the room of removed files.
+fn settle(directory: &Path) -> Result<()> {
+    let synced = Command::new("sync").arg("-f").arg(directory).status()?;
+    anyhow::ensure!(synced.success(), "sync -f {}", directory.display());
+    std::thread::sleep(Duration::from_secs(3));
+    Ok(())
 }
 
 fn median(mut times: Vec<Duration>) -> Duration {
@@ -316,8 +343,21 @@ fn compare(options: &Options, house: &Path) -> Result<()> {
     if options.dirty > 0 {
         tell_survival(options, house)?;
         let size = options.dirty << 20;
-        let shuru = measure(&mut Shuru::start(&made(house, "shuru")?, size, None)?, options)?;
-        let ours = measure(&mut Ours::start(&options.binary, &made(house, "ours")?, size, None)?, options)?;
+        let (mut of_shuru, mut of_ours) = (Vec::new(), Vec::new());
+        for round in 0..options.rounds.max(1) {
+            for is_shuru in [round % 2 == 0, round % 2 != 0] {
+                let directory = made(house, if is_shuru { "shuru" } else { "ours" })?;
+                settle(house)?;
+                if is_shuru {
+                    of_shuru.push(measure(&mut Shuru::start(&directory, size, None)?, options)?);
+                } else {
+                    let mut server = Ours::start(&options.binary, &directory, size, None)?;
+                    of_ours.push(measure(&mut server, options)?);
+                }
+                std::fs::remove_dir_all(directory)?;
+            }
+        }
+        let (shuru, ours) = (Figures::medians(&of_shuru), Figures::medians(&of_ours));
         ratio("writes", shuru.written, ours.written);
         ratio("checkpoint", shuru.checkpoint, ours.checkpoint);
         ratio("writes and checkpoint", shuru.written + shuru.checkpoint, ours.written + ours.checkpoint);
