@@ -217,6 +217,7 @@ mount -t ext4 -o errors=panic /dev/vda /mnt || poweroff -f
 mount -t proc proc /mnt/proc
 cat > /mnt/first-boot <<'END'
 set -e
+export PATH=/usr/sbin:/usr/bin:/sbin:/bin
 cat /proc/sys/kernel/random/uuid | tr -d - > /etc/machine-id
 echo vm-$(head -c 8 /etc/machine-id) > /etc/hostname
 mkdir -p /etc/ssh /var/lib/systemd /var/log/journal
