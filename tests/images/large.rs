@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
 
@@ -155,13 +155,8 @@ fn write_differences(golden: &File, changed: &Path, mut write: impl FnMut(u64, &
     }
 }
 
-/// Clones of a root image that were each written by a boot take what differs, and little else.
-///
-/// `RINGNBD_ROOT` is a directory with a root file system, as `debootstrap --variant=minbase` makes it;
-/// `RINGNBD_CLONES` for another number.
-#[test]
-#[ignore = "minutes, and needs a root file system"]
-fn clones_of_a_root_image_take_what_differs() {
+/// A store with an image of the root in `RINGNBD_ROOT`, and clones of it, `vm0` and on; the image's file, and how many clones there are.
+fn store_of_clones() -> (Store, PathBuf, usize) {
     let root = std::env::var("RINGNBD_ROOT").expect("RINGNBD_ROOT: a directory with a root file system");
     let clones = number("RINGNBD_CLONES", 50) as usize;
     let store = Store::init();
@@ -171,27 +166,16 @@ fn clones_of_a_root_image_take_what_differs() {
     store.run("image checkpoint STORE/golden@1").ok();
     let names: Vec<String> = (0..clones).map(|number| format!("STORE/vm{number}")).collect();
     store.run(&format!("image clone STORE/golden@1 {}", names.join(" "))).ok();
-    let before = chunks_of(&golden);
-    let image_chunks = before.iter().flatten().collect::<HashSet<_>>().len();
-    let (changed, golden_file) = (store.directory().join("changed.raw"), File::open(&golden).unwrap());
-    let online = online_with(&store, "");
-    let mut differing = 0;
-    for number in 0..clones {
-        store_copy(&golden, &changed);
-        boot(&changed, number);
-        let after = chunks_of(&changed);
-        differing += before.iter().zip(&after).filter(|(was, is)| was != is && is.is_some()).count();
-        let mut writer = client(&online.server, &format!("vm{number}"));
-        write_differences(&golden_file, &changed, |at, bytes| writer.write_at(at, bytes).unwrap());
-        writer.flush().unwrap();
-        drop(writer);
-        store.run(&format!("image checkpoint STORE/vm{number}@booted")).ok();
-    }
-    store.run(&format!("image export STORE/vm{}@booted DIR/out.raw", clones - 1)).ok();
-    assert!(chunks_of(&store.directory().join("out.raw")) == chunks_of(&changed), "the last clone");
-    assert_eq!(online.server.complaints(), [""; 0]);
-    drop(online);
-    store.run("store gc STORE").ok();
+    (store, golden, clones)
+}
+
+fn differing_chunks(before: &[Option<blake3::Hash>], after: &[Option<blake3::Hash>]) -> usize {
+    before.iter().zip(after).filter(|(was, is)| was != is && is.is_some()).count()
+}
+
+/// What a collected store takes on disk, beside the chunks of its golden image and those in which clones differ from it.
+fn takes_little_more(store: &Store, clones: usize, (golden, differing): (&[Option<blake3::Hash>], usize)) {
+    let image_chunks = golden.iter().flatten().collect::<HashSet<_>>().len();
     let ideal = ((image_chunks + differing) * CHUNK) as u64;
     // The index can be made anew, and the reserve is room for removals.
     let (taken, packs) = (on_disk(&store.path()), on_disk(&store.path().join("packs")));
@@ -204,6 +188,37 @@ fn clones_of_a_root_image_take_what_differs() {
         packs >> 20
     );
     assert!(ratio <= 1.15, "{ratio}");
+}
+
+/// Clones of a root image that were each written by a boot take what differs, and little else.
+///
+/// `RINGNBD_ROOT` is a directory with a root file system, as `debootstrap --variant=minbase` makes it;
+/// `RINGNBD_CLONES` for another number.
+#[test]
+#[ignore = "minutes, and needs a root file system"]
+fn clones_of_a_root_image_take_what_differs() {
+    let (store, golden, clones) = store_of_clones();
+    let before = chunks_of(&golden);
+    let (changed, golden_file) = (store.directory().join("changed.raw"), File::open(&golden).unwrap());
+    let online = online_with(&store, "");
+    let mut differing = 0;
+    for number in 0..clones {
+        store_copy(&golden, &changed);
+        boot(&changed, number);
+        let after = chunks_of(&changed);
+        differing += differing_chunks(&before, &after);
+        let mut writer = client(&online.server, &format!("vm{number}"));
+        write_differences(&golden_file, &changed, |at, bytes| writer.write_at(at, bytes).unwrap());
+        writer.flush().unwrap();
+        drop(writer);
+        store.run(&format!("image checkpoint STORE/vm{number}@booted")).ok();
+    }
+    store.run(&format!("image export STORE/vm{}@booted DIR/out.raw", clones - 1)).ok();
+    assert!(chunks_of(&store.directory().join("out.raw")) == chunks_of(&changed), "the last clone");
+    assert_eq!(online.server.complaints(), [""; 0]);
+    drop(online);
+    store.run("store gc STORE").ok();
+    takes_little_more(&store, clones, (&before, differing));
 }
 
 fn store_copy(from: &Path, to: &Path) {
@@ -254,17 +269,8 @@ fn boot_guest(socket: &Path, export: &str) -> Option<()> {
 #[test]
 #[ignore = "a guest for each of 50 clones, and needs a root file system"]
 fn clones_that_guests_have_booted_take_what_differs() {
-    let root = std::env::var("RINGNBD_ROOT").expect("RINGNBD_ROOT: a directory with a root file system");
-    let clones = number("RINGNBD_CLONES", 50) as usize;
-    let store = Store::init();
-    let (golden, out) = (store.directory().join("golden.raw"), store.directory().join("out.raw"));
-    root_image(Path::new(&root), &golden);
-    store.run("image create STORE/golden --from DIR/golden.raw").ok();
-    store.run("image checkpoint STORE/golden@1").ok();
-    let names: Vec<String> = (0..clones).map(|number| format!("STORE/vm{number}")).collect();
-    store.run(&format!("image clone STORE/golden@1 {}", names.join(" "))).ok();
-    let before = chunks_of(&golden);
-    let image_chunks = before.iter().flatten().collect::<HashSet<_>>().len();
+    let (store, golden, clones) = store_of_clones();
+    let (before, out) = (chunks_of(&golden), store.directory().join("out.raw"));
     let online = online_with(&store, "");
     let socket = online.server.socket().to_owned();
     let next = std::sync::atomic::AtomicUsize::new(0);
@@ -283,26 +289,14 @@ fn clones_that_guests_have_booted_take_what_differs() {
     assert_eq!(online.server.complaints(), [""; 0]);
     drop(online);
     store.run("store gc STORE").ok();
-    let (taken, packs) = (on_disk(&store.path()), on_disk(&store.path().join("packs")));
-    let (mut differing, mut distinct) = (0, before.iter().flatten().copied().collect::<HashSet<_>>());
+    let mut differing = 0;
     for number in 0..clones {
         store.run(&format!("image export STORE/vm{number}@booted DIR/out.raw --force")).ok();
         let after = chunks_of(&out);
-        differing += before.iter().zip(&after).filter(|(was, is)| was != is && is.is_some()).count();
-        distinct.extend(after.into_iter().flatten());
+        differing += differing_chunks(&before, &after);
         check_file_system(&out);
     }
-    let ideal = ((image_chunks + differing) * CHUNK) as u64;
-    let ratio = taken as f64 / ideal as f64;
-    println!(
-        "{clones} clones: {image_chunks} chunks of the image and {differing} that differ are {} MiB, {} MiB of them each once; \
-         on disk {} MiB, of which {} MiB of packs: {ratio:.3}",
-        ideal >> 20,
-        (distinct.len() * CHUNK) >> 20,
-        taken >> 20,
-        packs >> 20
-    );
-    assert!(ratio <= 1.15, "{ratio}");
+    takes_little_more(&store, clones, (&before, differing));
 }
 
 /// A disk that a guest has unmounted has a file system without an error.
